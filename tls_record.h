@@ -15,17 +15,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TLS_RECORD_HEADER	  5
-#define TLS_RECORD_MAX_PLAIN	  16384
-#define TLS_RECORD_MAX_CIPHER	  (TLS_RECORD_MAX_PLAIN + 2048) /* RFC 5246 section 6.2.3 */
+#define TLS_RECORD_HEADER         5
+#define TLS_RECORD_MAX_PLAIN      16384
+#define TLS_RECORD_MAX_CIPHER     (TLS_RECORD_MAX_PLAIN + 2048) /* RFC 5246 section 6.2.3 */
 #define TLS_RECORD_MAX_CIPHER_1_3 (TLS_RECORD_MAX_PLAIN + 256)  /* RFC 8446 section 5.2 */
-#define TLS_RECORD_MAX		  (TLS_RECORD_HEADER + TLS_RECORD_MAX_CIPHER)
+#define TLS_RECORD_MAX            (TLS_RECORD_HEADER + TLS_RECORD_MAX_CIPHER)
 /* header + explicit nonce (TLS 1.2 GCM) or inner type (TLS 1.3) + tag */
 #define TLS_RECORD_OVERHEAD (TLS_RECORD_HEADER + 8 + 16)
 
 #define TLS_RECORD_MAX_SECRET 48
 #define TLS_RECORD_MAX_KEY    32
-#define TLS_RECORD_IV	      12
+#define TLS_RECORD_IV         12
 
 /* RFC 8446 section 5.1 */
 enum tls_content_type {
@@ -67,8 +67,8 @@ enum tls_prf_hash {
  */
 struct tls_record_keys {
 	uint16_t version; /* 0x0303 or 0x0304 */
-	uint8_t aead;	  /* enum tls_aead */
-	uint8_t hash;	  /* enum tls_prf_hash, TLS 1.3 only: hash of the key schedule */
+	uint8_t aead;     /* enum tls_aead */
+	uint8_t hash;     /* enum tls_prf_hash, TLS 1.3 only: hash of the key schedule */
 	/* The number that the next record will use. Counted up BEFORE the record is
 	 * sealed, so that no path can seal two records with one number. */
 	uint64_t seq;
@@ -144,5 +144,11 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
  */
 size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *in, size_t len,
 		       uint8_t *out);
+
+/*
+ * Frees what the calling thread keeps between records. For a thread that sealed or opened
+ * records and ends before its process does; harmless otherwise.
+ */
+void tls_record_thread_end(void);
 
 #endif

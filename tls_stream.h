@@ -14,36 +14,38 @@
 #include "tls_record.h"
 
 enum tls_stream_flag {
-	TLS_STREAM_CLIENT = 1,	     /* this end is the TLS client */
+	TLS_STREAM_CLIENT = 1,       /* this end is the TLS client */
 	TLS_STREAM_READ_CLOSED = 2,  /* close_notify was received */
 	TLS_STREAM_WRITE_CLOSED = 4, /* close_notify or a fatal alert was sent */
-	TLS_STREAM_DEAD = 8,	     /* a fatal alert was sent or received, or an operation failed */
+	TLS_STREAM_DEAD = 8, /* a fatal alert was sent or received, or an operation failed */
 };
 
 struct tls_stream {
 	struct tls_record_keys rd, wr;
-	uint64_t update_after; /* records sealed with one key before a KeyUpdate of ours */
-	uint8_t flags;	       /* enum tls_stream_flag */
-	uint8_t hs_head[4];    /* header of a post-handshake message that is being received */
+	/* Records sealed with one key before a KeyUpdate of ours; 0: TLS_STREAM_UPDATE_AFTER. */
+	uint64_t update_after;
+	uint8_t flags;      /* enum tls_stream_flag */
+	uint8_t hs_head[4]; /* header of a post-handshake message that is being received */
 	uint8_t hs_head_len;
 	uint8_t empty_records; /* in a row, limited */
-	uint8_t key_updates;   /* of the peer since the last application data, limited */
-	uint8_t warnings;      /* warning alerts in a row, limited */
+	uint8_t key_updates;   /* of the peer since its last application data, limited */
+	uint8_t tickets;       /* likewise */
+	uint8_t warnings;      /* warning alerts and HelloRequests, likewise */
 	uint32_t hs_left;      /* bytes of that message's body still to come */
 };
 
 /* What tls_stream_read() did. All pointers stay inside the caller's buffers. */
 struct tls_stream_event {
-	size_t consumed;      /* bytes of the input that are done with */
-	uint8_t *data;	      /* clear text found, inside the input, or NULL */
+	size_t consumed; /* bytes of the input that are done with */
+	uint8_t *data;   /* clear text found, inside the input, or NULL */
 	size_t data_len;
-	size_t reply_len;     /* bytes put into reply that must be sent to the peer */
-	int alert_sent;	      /* alert that is in reply, or -1 */
-	int alert_received;   /* or -1 */
-	const char *error;    /* static text when the stream is dead now, else NULL */
+	size_t reply_len;   /* bytes put into reply that must be sent to the peer */
+	int alert_sent;     /* alert that is in reply, or -1 */
+	int alert_received; /* or -1 */
+	const char *error;  /* static text when the stream is dead now, else NULL */
 };
 
-/* Room that tls_stream_read() and tls_stream_close() may need for a reply. */
+/* Room that tls_stream_read() and tls_stream_alert() may need for a reply. */
 #define TLS_STREAM_REPLY_MAX 512
 
 /*
@@ -52,15 +54,20 @@ struct tls_stream_event {
  *   0 more bytes are needed; *need is set to the size of the whole record once known, else 0,
  *  -1 the stream is dead: ev->error says why, ev->reply_len bytes of reply (the alert) should
  *     still be sent.
- * close_notify sets TLS_STREAM_READ_CLOSED and returns 1; a fatal alert received returns -1
- * without a reply. The record is opened in place.
+ * close_notify sets TLS_STREAM_READ_CLOSED and returns 1; whatever comes after it is consumed
+ * unread. A fatal alert received returns -1 without a reply. The record is opened in place.
+ *
+ * The reply must go out before anything that is sealed later: it may hold a KeyUpdate. Once
+ * the write side is closed there is none. An alert that was sent or received need not be
+ * the end: a warning (no_renegotiation, user_canceled) comes with 1.
  */
 int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *reply,
 		    struct tls_stream_event *ev, size_t *need);
 
 /*
  * Seals len bytes of application data into out as records of at most fragment bytes (1 to
- * TLS_RECORD_MAX_PLAIN), with a KeyUpdate first when the write key's limit is reached.
+ * TLS_RECORD_MAX_PLAIN), with a KeyUpdate first when the write key's limit is reached (TLS 1.3;
+ * TLS 1.2 has no such thing and ends where the sequence numbers end).
  * Takes as much as fits into out_size; *taken says how much. Returns the bytes written, or 0
  * with *taken 0 when the stream cannot send any more (dead, closed, or libcrypto failed) or
  * when out_size has no room for one byte.
@@ -81,7 +88,8 @@ size_t tls_stream_alert(struct tls_stream *s, uint8_t alert, uint8_t *reply);
 /* Overwrites both directions' keys. */
 void tls_stream_wipe(struct tls_stream *s);
 
-/* RFC name of an alert, such as "bad_certificate", or "alert N" is the caller's: NULL if unknown. */
+/* RFC name of an alert, such as "bad_certificate", or "alert N" is the caller's: NULL if unknown.
+ */
 const char *tls_alert_name(int alert);
 
 #endif

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The module's state of one connection of the host, small and plain, because
+ * any process may need it next. Lives in the host's shared memory behind
+ * tcp_connection.extra_data; guarded by the connection's write_lock, unless
+ * a member says otherwise; freed by the hook tcpconn_clean.
+ */
+#ifndef TLS_CONN_H
+#define TLS_CONN_H
+
+#include "tls_engine.h"
+
+#include "core/tcp_conn.h"
+#include "core/timer_ticks.h"
+
+enum tls_conn_state {
+	TLS_CONN_NEW,       /* no byte has come or gone */
+	TLS_CONN_HANDSHAKE, /* the engine has a session */
+	TLS_CONN_FAST,      /* established: stream seals and opens */
+	TLS_CONN_HELD,      /* established: the engine seals and opens */
+	TLS_CONN_CLOSED,    /* failed or ended: nothing can be sent or read */
+};
+
+/* A piece of shared memory with a length. */
+struct tls_blob {
+	struct tls_blob *next; /* in a queue */
+	uint32_t len;
+	uint32_t taken; /* bytes at the start that are done with */
+	uint8_t data[];
+};
+
+/* Links of the list of watched connections, guarded by its lock (tls_watch.c). */
+struct tls_watch_link {
+	struct tls_conn *next, *prev;
+	bool listed;
+	unsigned queued; /* bytes in the host's write queue at the last look */
+	ticks_t stalled; /* since when these have not become fewer */
+};
+
+struct tls_conn {
+	struct tcp_connection *tcp; /* the owner */
+	uint8_t state;              /* enum tls_conn_state */
+	uint8_t role;               /* enum tls_role, known from the first byte on */
+	bool eof;                   /* the peer has closed; what it sent before may still wait */
+	bool close_after_send;      /* the host wanted to close, but clear text had to wait */
+	bool timed_out;             /* closed by tls_watch.c: wake the reader, too */
+	bool resumed, verified, has_peer_cert;
+	uint16_t version, suite, suite_bits;
+	int32_t verify_result; /* X509_V_... */
+	uint32_t handle;       /* the engine's session, or 0 */
+	ticks_t started;
+	struct tls_stream stream;
+	struct tls_blob *records;   /* of the peer: a part of one, or whole ones that must wait */
+	struct tls_blob *clear;     /* of the peer: found no room in the host's buffer yet */
+	struct tls_blob *queue;     /* for the peer: clear text, waits for the handshake */
+	struct tls_blob *peer_cert; /* DER */
+	char *server_name;          /* SNI, or NULL */
+	struct tls_watch_link watch;
+};
+
+/* Makes the module's counters in shared memory. Returns 0, or -1 without memory. */
+int tls_conn_init(void);
+void tls_conn_destroy(void);
+
+/* Returns NULL without memory. Does not touch the connection's own members. */
+struct tls_conn *tls_conn_new(struct tcp_connection *tcp);
+
+/* Frees everything, the engine's session too. NULL is fine. */
+void tls_conn_free(struct tls_conn *conn);
+
+/* Returns a copy of len bytes, or NULL without memory. */
+struct tls_blob *tls_blob_new(const uint8_t *data, size_t len);
+void tls_blob_free(struct tls_blob **blob);
+
+/* Appends clear text to the queue. Returns 0, or -1 with a reason when it would exceed the
+ * given limits (bytes of this connection, of all) or without memory. */
+int tls_conn_queue_add(struct tls_conn *conn, const void *data, size_t len, unsigned max_conn,
+		       unsigned max_all, const char **reason);
+/* Frees the first piece of the queue. */
+void tls_conn_queue_pop(struct tls_conn *conn);
+
+/* Bytes of clear text in the queues of all connections. */
+unsigned tls_conn_queued_bytes(void);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: ISC */
+#include "tls_log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct tls_address address_of(const struct ip_addr *ip, unsigned short port)
+{
+	struct tls_address a = {.ip_len = (uint8_t)ip->len, .port = port};
+
+	memcpy(a.ip, ip->u.addr, ip->len <= sizeof(a.ip) ? ip->len : 0);
+	return a;
+}
+
+void tls_log_conn(int level, const struct tls_conn *conn, const char *event, const char *format,
+		  ...)
+{
+	const struct receive_info *rcv = &conn->tcp->rcv;
+	struct tls_address peer_address, local_address;
+	char peer[TLS_ADDRESS_TEXT], local[TLS_ADDRESS_TEXT];
+	char detail[TLS_SESSION_TEXT + 128];
+	va_list args;
+
+	if (!is_printable(level))
+		return;
+	peer_address = address_of(&rcv->src_ip, rcv->src_port);
+	local_address = address_of(&rcv->dst_ip, rcv->dst_port);
+	va_start(args, format);
+	vsnprintf(detail, sizeof(detail), format, args);
+	va_end(args);
+	LOG(level, "tls: %s peer=%s local=%s role=%s %s\n", event,
+	    tls_address_text(&peer_address, peer), tls_address_text(&local_address, local),
+	    conn->tcp->flags & F_CONN_PASSIVE ? "server" : "client", detail);
+}
+
+void tls_log_report(const char *text)
+{
+	const char *message;
+	char level;
+	int len;
+
+	while ((len = tls_report_next(&text, &message, &level)) >= 0) {
+		if (level == 'E')
+			LM_ERR("tls: %.*s\n", len, message);
+		else
+			LM_WARN("tls: %.*s\n", len, message);
+	}
+}

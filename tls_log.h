@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The module's log lines about connections: one form, so that they can be
+ * searched: "tls: <event> peer=... local=... role=... key=value ...".
+ */
+#ifndef TLS_LOG_H
+#define TLS_LOG_H
+
+#include "tls_conn.h"
+
+#include "core/dprint.h"
+
+/* Logs one line about a connection; event is "failed", "refused", "established" or "closed". */
+void tls_log_conn(int level, const struct tls_conn *conn, const char *event, const char *format,
+		  ...) __attribute__((format(printf, 4, 5)));
+
+/* Logs what a report's text holds, each message at its level. */
+void tls_log_report(const char *text);
+
+#endif

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: ISC */
+#include "tls_params.h"
+
+#include <openssl/ssl.h>
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help) .field = (def),
+#define TLS_S(field, param, cfg, def, check, rt, help)  .field = {(char *)(def), sizeof(def) - 1},
+struct cfg_group_tls default_tls_cfg = {TLS_ALL_PARAMS(TLS_I, TLS_S)};
+#undef TLS_I
+#undef TLS_S
+
+void *tls_cfg = &default_tls_cfg;
+
+/* The host changes an int without copying its configuration, a string it cannot. */
+#define TLS_INT_RO CFG_VAR_INT | CFG_READONLY
+#define TLS_INT_RW CFG_VAR_INT | CFG_ATOMIC
+#define TLS_STR_RO CFG_VAR_STR | CFG_READONLY
+#define TLS_STR_RW CFG_VAR_STR
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help)                                            \
+	{(char *)(cfg), TLS_INT_##rt, lo, hi, NULL, NULL, (char *)(help)},
+#define TLS_S(field, param, cfg, def, check, rt, help)                                             \
+	{(char *)(cfg), TLS_STR_##rt, 0, 0, NULL, NULL, (char *)(help)},
+cfg_def_t tls_cfg_def[] = {TLS_ALL_PARAMS(TLS_I, TLS_S){0}};
+#undef TLS_I
+#undef TLS_S
+
+#define TLS_METHOD_NAMES                                                                           \
+	"one of TLSv1.2+, TLSv1.3, TLSv1.3+, TLSv1.2, TLSv1.1, TLSv1.1+, TLSv1.0, TLSv1.0+, "      \
+	"TLSv1, TLSv1+, SSLv23, SSLv3, SSLv2"
+
+static const struct tls_method methods[] = {
+	{"TLSv1.2+", TLS1_2_VERSION, 0},
+	{"TLSv1.3", TLS1_3_VERSION, TLS1_3_VERSION},
+	{"TLSv1.3+", TLS1_3_VERSION, 0},
+	{"TLSv1.2", TLS1_2_VERSION, TLS1_2_VERSION},
+	{"TLSv1.1", TLS1_1_VERSION, TLS1_1_VERSION},
+	{"TLSv1.1+", TLS1_1_VERSION, 0},
+	{"TLSv1.0", TLS1_VERSION, TLS1_VERSION},
+	{"TLSv1.0+", TLS1_VERSION, 0},
+	{"TLSv1", TLS1_VERSION, TLS1_VERSION},
+	{"TLSv1+", TLS1_VERSION, 0},
+	{"SSLv23", 0, 0},
+	{"SSLv3", SSL3_VERSION, SSL3_VERSION},
+	{"SSLv2", SSL2_VERSION, SSL2_VERSION},
+};
+
+const struct tls_method *tls_param_method(const char *name)
+{
+	for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
+		if (strcasecmp(methods[i].name, name) == 0)
+			return &methods[i];
+	return NULL;
+}
+
+const char *tls_param_check_method(const char *value)
+{
+	return tls_param_method(value) ? NULL : TLS_METHOD_NAMES;
+}
+
+const char *tls_param_check_verify_client(const char *value)
+{
+	static const char *const names[] = {"off", "on", "optional", "optional_no_ca"};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strcasecmp(names[i], value) == 0)
+			return NULL;
+	return "one of off, on, optional, optional_no_ca";
+}
+
+const char *tls_param_check_session_id(const char *value)
+{
+	size_t len = strlen(value);
+
+	return len >= 1 && len <= SSL_MAX_SSL_SESSION_ID_LENGTH ? NULL : "1 to 32 characters";
+}
+
+static void check_int(const char *param, int value, int lo, int hi, struct tls_report *report)
+{
+	if (value < lo || value > hi)
+		tls_report_error(report,
+				 "parameter %s: value %d is out of range, expected %d to %d", param,
+				 value, lo, hi);
+}
+
+static void check_str(const char *param, const str *value, tls_param_check_f check,
+		      struct tls_report *report)
+{
+	const char *expected;
+
+	if (value->len > 0 && memchr(value->s, '\0', (size_t)value->len)) {
+		tls_report_error(report, "parameter %s: the value contains a NUL character", param);
+		return;
+	}
+	expected = check ? check(value->s ? value->s : "") : NULL;
+	if (expected)
+		tls_report_error(report, "parameter %s: value '%.*s' is not valid, expected %s",
+				 param, value->len, value->s ? value->s : "", expected);
+}
+
+void tls_params_check(const struct cfg_group_tls *cfg, struct tls_report *report)
+{
+#define TLS_I(field, param, name, def, lo, hi, rt, help)                                           \
+	check_int(param, cfg->field, lo, hi, report);
+#define TLS_S(field, param, name, def, check, rt, help)                                            \
+	check_str(param, &cfg->field, check, report);
+	TLS_ALL_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+}
+
+/* *to is NULL for an empty value. */
+static int copy_str(char **to, const str *from)
+{
+	*to = NULL;
+	if (!from->s || from->len <= 0)
+		return 0;
+	*to = strndup(from->s, (size_t)from->len);
+	return *to ? 0 : -1;
+}
+
+int tls_settings_from_cfg(struct tls_settings *settings, const struct cfg_group_tls *cfg)
+{
+	int failed = 0;
+
+	memset(settings, 0, sizeof(*settings));
+#define TLS_I(field, param, name, def, lo, hi, rt, help) settings->field = cfg->field;
+#define TLS_S(field, param, name, def, check, rt, help)                                            \
+	failed |= copy_str(&settings->field, &cfg->field);
+	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+	if (failed)
+		tls_settings_free(settings);
+	return failed ? -1 : 0;
+}
+
+void tls_settings_free(struct tls_settings *settings)
+{
+#define TLS_I(field, param, name, def, lo, hi, rt, help)
+#define TLS_S(field, param, name, def, check, rt, help) free(settings->field);
+	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+	memset(settings, 0, sizeof(*settings));
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * ONE row per parameter. The rows yield the structs, the module parameters,
+ * the run-time configuration group "tls" and the keys of tls.cfg; each row's
+ * name must have its paragraph in doc/.
+ *
+ *   I(field, "modparam", "cfg name", default, lowest, highest, RW or RO, "help")
+ *   S(field, "modparam", "cfg name", default, check, RW or RO, "help")
+ *
+ * A string that is empty is not set. check is a function that says what is wrong with a
+ * value, see tls_param_check_f.
+ */
+#ifndef TLS_PARAMS_H
+#define TLS_PARAMS_H
+
+#include "core/str.h"
+#include "core/cfg/cfg.h"
+
+#include "tls_report.h"
+
+#include <limits.h>
+
+/* What a domain can set for itself; the module parameter is the default of all domains. */
+#define TLS_DOMAIN_PARAMS(I, S)                                                                    \
+	S(method, "tls_method", "method", "TLSv1.2+", tls_param_check_method, RO,                  \
+	  "TLS versions that are accepted: TLSv1.2, TLSv1.2+, TLSv1.3, ...")                       \
+	S(certificate, "certificate", "certificate", "cert.pem", NULL, RO,                         \
+	  "certificate chain in PEM, the end entity's first")                                      \
+	S(private_key, "private_key", "private_key", "", NULL, RO,                                 \
+	  "private key in PEM; default: the certificate's file")                                   \
+	S(ca_list, "ca_list", "ca_list", "", NULL, RO, "trusted CA certificates in PEM")           \
+	S(ca_path, "ca_path", "ca_path", "", NULL, RO,                                             \
+	  "directory of trusted CA certificates, named by hash")                                   \
+	S(crl, "crl", "crl", "", NULL, RO,                                                         \
+	  "certificate revocation lists in PEM; turns on checks of the whole chain")               \
+	I(verify_certificate, "verify_certificate", "verify_certificate", 0, 0, 1, RO,             \
+	  "if a peer shows a certificate, its chain must verify")                                  \
+	I(require_certificate, "require_certificate", "require_certificate", 0, 0, 1, RO,          \
+	  "a peer must show a certificate whose chain verifies")                                   \
+	S(verify_client, "verify_client", "verify_client", "off", tls_param_check_verify_client,   \
+	  RO, "off, on, optional or optional_no_ca")                                               \
+	I(verify_depth, "verify_depth", "verify_depth", 9, 0, 100, RO,                             \
+	  "CA certificates that may stand between the peer's and a trusted one")                   \
+	S(cipher_list, "cipher_list", "cipher_list", "", NULL, RO,                                 \
+	  "cipher suites of TLS 1.3 (TLS_...) and older, separated by colons")
+
+/* What holds for the whole module. */
+#define TLS_GLOBAL_PARAMS(I, S)                                                                    \
+	I(send_timeout, "send_timeout", "send_timeout", 120, 1, TLS_PARAM_MAX_SECONDS, RW,         \
+	  "seconds without progress after which a connection that cannot send is closed")          \
+	I(handshake_timeout, "handshake_timeout", "handshake_timeout", 120, 1,                     \
+	  TLS_PARAM_MAX_SECONDS, RW, "seconds from the connection's start to the handshake's end") \
+	I(connection_timeout, "connection_timeout", "connection_timeout", 600, -1,                 \
+	  TLS_PARAM_MAX_SECONDS, RW, "seconds after which an idle connection is closed, -1 never") \
+	I(disable_compression, "tls_disable_compression", "disable_compression", 1, 0, 1, RO,      \
+	  "TLS compression is not offered")                                                        \
+	I(log, "tls_log", "log", 3, 0, 1000, RW, "log level of established connections")           \
+	I(low_mem_threshold1, "low_mem_threshold1", "low_mem_threshold1", -1, -1,                  \
+	  TLS_PARAM_MAX_KB, RW, "KB of free shared memory below which connections are refused")    \
+	I(low_mem_threshold2, "low_mem_threshold2", "low_mem_threshold2", -1, -1,                  \
+	  TLS_PARAM_MAX_KB, RW, "KB of free shared memory below which operations fail")            \
+	I(force_run, "tls_force_run", "force_run", 0, INT_MIN, INT_MAX, RO,                        \
+	  "start although a check of the OpenSSL library failed")                                  \
+	S(config, "config", "config", "", NULL, RW, "file or directory of per-domain settings")    \
+	I(session_cache, "session_cache", "session_cache", 0, 0, 1, RO,                            \
+	  "keep sessions of TLS 1.2 and older for resumption by session id")                       \
+	S(session_id, "session_id", "session_id", "tls.so", tls_param_check_session_id, RO,        \
+	  "context that a resumed session must have been made in")                                 \
+	I(send_close_notify, "send_close_notify", "send_close_notify", 1, 0, 1, RW,                \
+	  "send close_notify before a connection is closed")                                       \
+	I(con_ct_wq_max, "con_ct_wq_max", "con_ct_wq_max", 65536, 1024, INT_MAX, RW,               \
+	  "bytes of clear text that may wait for one connection's handshake")                      \
+	I(ct_wq_max, "ct_wq_max", "ct_wq_max", 10485760, 1024, INT_MAX, RW,                        \
+	  "bytes of clear text that may wait in all")                                              \
+	I(ssl_max_send_fragment, "ssl_max_send_fragment", "ssl_max_send_fragment", 16384, 512,     \
+	  16384, RO, "bytes of clear text in one record")                                          \
+	I(key_update_records, "key_update_records", "key_update_records", 1 << 24, 1, 1 << 24, RO, \
+	  "TLS 1.3 records sealed with one key before it is updated")                              \
+	I(engine_threads, "engine_threads", "engine_threads", 0, 0, 256, RO,                       \
+	  "threads of the engine process, 0: one per processor")                                   \
+	I(engine_timeout, "engine_timeout", "engine_timeout", 5000, 100, 60000, RW,                \
+	  "milliseconds that a process waits for an answer of the engine")
+
+#define TLS_ALL_PARAMS(I, S)                                                                       \
+	TLS_DOMAIN_PARAMS(I, S)                                                                    \
+	TLS_GLOBAL_PARAMS(I, S)
+
+/* Second names of module parameters: A("name", field). */
+#define TLS_PARAM_ALIASES(A) A("private", private_key) /* the specification's example 4 */
+
+/* So that any number of seconds fits the host's ticks. */
+#define TLS_PARAM_MAX_SECONDS (INT_MAX / 32)
+/* So that any number of KB fits a size in bytes. */
+#define TLS_PARAM_MAX_KB (INT_MAX / 1024 * 1024)
+
+/* The run-time configuration group; the name is the one that cfg_get(tls, ...) wants. */
+struct cfg_group_tls {
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help) int field;
+#define TLS_S(field, param, cfg, def, check, rt, help)  str field;
+	TLS_ALL_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+};
+
+/* The settings of one domain. A string that is not set is NULL. Owner: the domain. */
+struct tls_settings {
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help) int field;
+#define TLS_S(field, param, cfg, def, check, rt, help)  char *field;
+	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+};
+
+/* Module parameters are written here as the host reads its file; later the group's defaults. */
+extern struct cfg_group_tls default_tls_cfg;
+/* Handle of the group: the current values of the calling process. */
+extern void *tls_cfg;
+extern cfg_def_t tls_cfg_def[];
+
+/* Returns what is expected ("one of a, b") when value is not that, else NULL. */
+typedef const char *(*tls_param_check_f)(const char *value);
+const char *tls_param_check_method(const char *value);
+const char *tls_param_check_verify_client(const char *value);
+const char *tls_param_check_session_id(const char *value);
+
+/* Protocol versions of a tls_method value: 0 means the library's lowest or highest. */
+struct tls_method {
+	const char *name;
+	int min, max; /* as in TLS1_2_VERSION; SSL2_VERSION for SSLv2 */
+};
+
+/* The row of a tls_method value, NULL for an unknown one. */
+const struct tls_method *tls_param_method(const char *name);
+
+/* Reports every value of cfg that is out of its row's range, naming parameter and value. */
+void tls_params_check(const struct cfg_group_tls *cfg, struct tls_report *report);
+
+/* Copies the domain rows' values; returns -1 without memory. Free with tls_settings_free(). */
+int tls_settings_from_cfg(struct tls_settings *settings, const struct cfg_group_tls *cfg);
+void tls_settings_free(struct tls_settings *settings);
+
+#endif

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Seals and opens AEAD records and derives their keys; tls_record.h is the
+ * manual. Callers may rely on this: a sequence number is used up before its
+ * record is sealed, and nothing of libcrypto is stored in the caller's
+ * structures, so that they can move between processes.
+ */
+#include "tls_record.h"
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/kdf.h>
+
+#include <string.h>
+
+#define RECORD_TAG         16
+#define RECORD_SALT        4  /* RFC 5288 section 3 */
+#define RECORD_EXPLICIT    8  /* likewise: the explicit part of the nonce */
+#define RECORD_AAD_MAX     13 /* RFC 5246 section 6.2.3.3 */
+#define RECORD_MASTER      48
+#define RECORD_RANDOM      32
+#define RECORD_LABEL_MAX   32
+#define RECORD_VERSION_1_2 0x0303
+#define RECORD_VERSION_1_3 0x0304
+
+enum record_direction {
+	RECORD_OPEN,
+	RECORD_SEAL,
+};
+
+/*
+ * Owner: the thread. Kept between records because to make one, and to look the cipher up,
+ * costs more than a record does; the key is set anew for each record, since the next one
+ * may be another connection's.
+ */
+static __thread EVP_CIPHER_CTX *record_ctx[TLS_AEAD_CHACHA20_POLY1305 + 1][2];
+
+size_t tls_record_key_size(uint8_t aead)
+{
+	switch (aead) {
+	case TLS_AEAD_AES_128_GCM:
+		return 16;
+	case TLS_AEAD_AES_256_GCM:
+	case TLS_AEAD_CHACHA20_POLY1305:
+		return 32;
+	default:
+		return 0;
+	}
+}
+
+size_t tls_record_hash_size(uint8_t hash)
+{
+	switch (hash) {
+	case TLS_PRF_SHA256:
+		return 32;
+	case TLS_PRF_SHA384:
+		return 48;
+	default:
+		return 0;
+	}
+}
+
+void tls_record_keys_wipe(struct tls_record_keys *k)
+{
+	OPENSSL_cleanse(k, sizeof(*k));
+}
+
+static const EVP_MD *record_hash(uint8_t hash)
+{
+	return hash == TLS_PRF_SHA384 ? EVP_sha384() : EVP_sha256();
+}
+
+static const EVP_CIPHER *record_cipher(uint8_t aead)
+{
+	switch (aead) {
+	case TLS_AEAD_AES_128_GCM:
+		return EVP_aes_128_gcm();
+	case TLS_AEAD_AES_256_GCM:
+		return EVP_aes_256_gcm();
+	default:
+		return EVP_chacha20_poly1305();
+	}
+}
+
+/*
+ * HKDF-Expand-Label with an empty context (RFC 8446 section 7.1). Everything asked for here
+ * is no longer than the hash, so HKDF-Expand (RFC 5869 section 2.3) is its first HMAC.
+ */
+static int record_expand(const EVP_MD *md, const uint8_t *secret, size_t secret_len,
+			 const char *label, uint8_t *out, size_t len)
+{
+	uint8_t info[4 + RECORD_LABEL_MAX];
+	uint8_t block[EVP_MAX_MD_SIZE];
+	unsigned int block_len = 0;
+	size_t label_len = strlen(label);
+	size_t n = 0;
+	int rc = -1;
+
+	info[n++] = 0;
+	info[n++] = (uint8_t)len;
+	info[n++] = (uint8_t)label_len;
+	memcpy(info + n, label, label_len);
+	n += label_len;
+	info[n++] = 0; /* no context */
+	info[n++] = 1; /* HKDF's block counter */
+	if (HMAC(md, secret, (int)secret_len, info, n, block, &block_len) && len <= block_len) {
+		memcpy(out, block, len);
+		rc = 0;
+	}
+	OPENSSL_cleanse(block, sizeof(block));
+	return rc;
+}
+
+int tls_record_keys_1_3(struct tls_record_keys *k, uint8_t aead, uint8_t hash,
+			const uint8_t *secret, size_t secret_len)
+{
+	size_t key_len = tls_record_key_size(aead);
+	const EVP_MD *md = record_hash(hash);
+
+	memset(k, 0, sizeof(*k));
+	if (key_len == 0 || secret_len == 0 || secret_len != tls_record_hash_size(hash))
+		return -1;
+	k->version = RECORD_VERSION_1_3;
+	k->aead = aead;
+	k->hash = hash;
+	memcpy(k->secret, secret, secret_len);
+	if (record_expand(md, secret, secret_len, "tls13 key", k->key, key_len) == 0 &&
+	    record_expand(md, secret, secret_len, "tls13 iv", k->iv, TLS_RECORD_IV) == 0)
+		return 0;
+	ERR_clear_error();
+	tls_record_keys_wipe(k);
+	return -1;
+}
+
+int tls_record_keys_update(struct tls_record_keys *k)
+{
+	uint8_t secret[TLS_RECORD_MAX_SECRET];
+	struct tls_record_keys next;
+	size_t len = tls_record_hash_size(k->hash);
+	int rc = -1;
+
+	if (k->version != RECORD_VERSION_1_3 || len == 0)
+		return -1;
+	if (record_expand(record_hash(k->hash), k->secret, len, "tls13 traffic upd", secret, len) ==
+	    0)
+		rc = tls_record_keys_1_3(&next, k->aead, k->hash, secret, len);
+	else
+		ERR_clear_error();
+	if (rc == 0) {
+		*k = next;
+		tls_record_keys_wipe(&next);
+	}
+	OPENSSL_cleanse(secret, sizeof(secret));
+	return rc;
+}
+
+/* RFC 5246 section 6.3: PRF(master, "key expansion", server random + client random). */
+static int record_key_block(uint8_t hash, const uint8_t *master, const uint8_t *client_random,
+			    const uint8_t *server_random, uint8_t *out, size_t len)
+{
+	static const char label[] = "key expansion";
+	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_id(EVP_PKEY_TLS1_PRF, NULL);
+	uint8_t seed[sizeof(label) - 1 + 2 * RECORD_RANDOM];
+	int ok;
+
+	memcpy(seed, label, sizeof(label) - 1);
+	memcpy(seed + sizeof(label) - 1, server_random, RECORD_RANDOM);
+	memcpy(seed + sizeof(label) - 1 + RECORD_RANDOM, client_random, RECORD_RANDOM);
+	ok = ctx && EVP_PKEY_derive_init(ctx) > 0 &&
+	     EVP_PKEY_CTX_set_tls1_prf_md(ctx, record_hash(hash)) > 0 &&
+	     EVP_PKEY_CTX_set1_tls1_prf_secret(ctx, (unsigned char *)master, RECORD_MASTER) > 0 &&
+	     EVP_PKEY_CTX_add1_tls1_prf_seed(ctx, seed, (int)sizeof(seed)) > 0 &&
+	     EVP_PKEY_derive(ctx, out, &len) > 0;
+	EVP_PKEY_CTX_free(ctx);
+	if (!ok)
+		ERR_clear_error();
+	return ok ? 0 : -1;
+}
+
+/* The key block is both keys, then both IVs, the client's first. */
+static void record_keys_fill_1_2(struct tls_record_keys *k, uint8_t aead, uint8_t hash,
+				 const uint8_t *block, size_t key_len, size_t iv_len, int server)
+{
+	const uint8_t *iv = block + 2 * key_len;
+
+	k->version = RECORD_VERSION_1_2;
+	k->aead = aead;
+	k->hash = hash;
+	memcpy(k->key, server ? block + key_len : block, key_len);
+	memcpy(k->iv, server ? iv + iv_len : iv, iv_len);
+}
+
+int tls_record_keys_1_2(struct tls_record_keys *client, struct tls_record_keys *server,
+			uint8_t aead, uint8_t hash, const uint8_t *master,
+			const uint8_t *client_random, const uint8_t *server_random)
+{
+	uint8_t block[2 * (TLS_RECORD_MAX_KEY + TLS_RECORD_IV)];
+	size_t key_len = tls_record_key_size(aead);
+	size_t iv_len = aead == TLS_AEAD_CHACHA20_POLY1305 ? TLS_RECORD_IV : RECORD_SALT;
+	int rc = -1;
+
+	memset(client, 0, sizeof(*client));
+	memset(server, 0, sizeof(*server));
+	if (key_len == 0 || tls_record_hash_size(hash) == 0)
+		return -1;
+	if (record_key_block(hash, master, client_random, server_random, block,
+			     2 * (key_len + iv_len)) == 0) {
+		record_keys_fill_1_2(client, aead, hash, block, key_len, iv_len, 0);
+		record_keys_fill_1_2(server, aead, hash, block, key_len, iv_len, 1);
+		rc = 0;
+	}
+	OPENSSL_cleanse(block, sizeof(block));
+	return rc;
+}
+
+static void record_put64(uint8_t *out, uint64_t n)
+{
+	for (int i = 7; i >= 0; i--) {
+		out[i] = (uint8_t)n;
+		n >>= 8;
+	}
+}
+
+static uint64_t record_get64(const uint8_t *in)
+{
+	uint64_t n = 0;
+
+	for (int i = 0; i < 8; i++)
+		n = n << 8 | in[i];
+	return n;
+}
+
+/* TLS 1.2 GCM records carry 8 bytes of their nonce; the others carry nothing. */
+static size_t record_explicit_size(const struct tls_record_keys *k)
+{
+	if (k->version == RECORD_VERSION_1_2 && k->aead != TLS_AEAD_CHACHA20_POLY1305)
+		return RECORD_EXPLICIT;
+	return 0;
+}
+
+/* RFC 8446 section 5.3 and RFC 7905 section 2: the IV xor the padded sequence number. */
+static void record_nonce_xor(const struct tls_record_keys *k, uint64_t seq, uint8_t *nonce)
+{
+	memcpy(nonce, k->iv, RECORD_SALT);
+	record_put64(nonce + RECORD_SALT, record_get64(k->iv + RECORD_SALT) ^ seq);
+}
+
+/*
+ * Writes the additional data, returns its size: the header in TLS 1.3 (RFC 8446 section
+ * 5.2), else number, type, version and length of the plaintext (RFC 5246 section 6.2.3.3).
+ */
+static size_t record_aad(const struct tls_record_keys *k, uint64_t seq, const uint8_t *header,
+			 size_t plain_len, uint8_t *aad)
+{
+	if (k->version == RECORD_VERSION_1_3) {
+		memcpy(aad, header, TLS_RECORD_HEADER);
+		return TLS_RECORD_HEADER;
+	}
+	record_put64(aad, seq);
+	memcpy(aad + 8, header, 3);
+	aad[11] = (uint8_t)(plain_len >> 8);
+	aad[12] = (uint8_t)plain_len;
+	return RECORD_AAD_MAX;
+}
+
+/* The thread's context for one AEAD and direction, or NULL. */
+static EVP_CIPHER_CTX *record_ctx_get(uint8_t aead, enum record_direction direction)
+{
+	EVP_CIPHER_CTX *ctx = record_ctx[aead][direction];
+
+	if (ctx)
+		return ctx;
+	ctx = EVP_CIPHER_CTX_new();
+	if (ctx && EVP_CipherInit_ex(ctx, record_cipher(aead), NULL, NULL, NULL,
+				     direction == RECORD_SEAL) <= 0) {
+		EVP_CIPHER_CTX_free(ctx);
+		ctx = NULL;
+	}
+	record_ctx[aead][direction] = ctx;
+	return ctx;
+}
+
+void tls_record_thread_end(void)
+{
+	for (size_t aead = 0; aead < sizeof(record_ctx) / sizeof(record_ctx[0]); aead++) {
+		EVP_CIPHER_CTX_free(record_ctx[aead][RECORD_OPEN]);
+		EVP_CIPHER_CTX_free(record_ctx[aead][RECORD_SEAL]);
+		record_ctx[aead][RECORD_OPEN] = NULL;
+		record_ctx[aead][RECORD_SEAL] = NULL;
+	}
+}
+
+/* Gives the AEAD its key, nonce and additional data. */
+static EVP_CIPHER_CTX *record_crypt_begin(const struct tls_record_keys *k,
+					  enum record_direction direction, const uint8_t *nonce,
+					  const uint8_t *aad, size_t aad_len)
+{
+	EVP_CIPHER_CTX *ctx = record_ctx_get(k->aead, direction);
+	int n;
+
+	if (!ctx ||
+	    EVP_CipherInit_ex(ctx, NULL, NULL, k->key, nonce, direction == RECORD_SEAL) <= 0 ||
+	    EVP_CipherUpdate(ctx, NULL, &n, aad, (int)aad_len) <= 0)
+		return NULL;
+	return ctx;
+}
+
+/* Decrypts len bytes in place and checks the tag behind them. */
+static int record_decrypt(const struct tls_record_keys *k, const uint8_t *nonce, const uint8_t *aad,
+			  size_t aad_len, uint8_t *body, size_t len)
+{
+	EVP_CIPHER_CTX *ctx = record_crypt_begin(k, RECORD_OPEN, nonce, aad, aad_len);
+	int n;
+
+	if (ctx && EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, RECORD_TAG, body + len) > 0 &&
+	    (len == 0 || EVP_CipherUpdate(ctx, body, &n, body, (int)len) > 0) &&
+	    EVP_CipherFinal_ex(ctx, body + len, &n) > 0)
+		return 0;
+	ERR_clear_error();
+	return -1;
+}
+
+/* Encrypts len bytes from in to out, in TLS 1.3 the inner type after them, and puts the tag
+ * behind that. */
+static int record_encrypt(const struct tls_record_keys *k, const uint8_t *nonce, const uint8_t *aad,
+			  size_t aad_len, const uint8_t *in, size_t len, const uint8_t *inner_type,
+			  uint8_t *out)
+{
+	EVP_CIPHER_CTX *ctx = record_crypt_begin(k, RECORD_SEAL, nonce, aad, aad_len);
+	uint8_t *tag = out + len + (inner_type ? 1 : 0);
+	int n;
+
+	if (ctx && (len == 0 || EVP_CipherUpdate(ctx, out, &n, in, (int)len) > 0) &&
+	    (!inner_type || EVP_CipherUpdate(ctx, out + len, &n, inner_type, 1) > 0) &&
+	    EVP_CipherFinal_ex(ctx, tag, &n) > 0 &&
+	    EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, RECORD_TAG, tag) > 0)
+		return 0;
+	ERR_clear_error();
+	return -1;
+}
+
+static int record_refuse(uint8_t *alert, uint8_t value)
+{
+	*alert = value;
+	return -1;
+}
+
+static size_t record_length(const uint8_t *rec)
+{
+	return (size_t)rec[3] << 8 | rec[4];
+}
+
+/*
+ * What may arrive on an established connection. A ChangeCipherSpec is not among it: TLS 1.3
+ * lets it pass only until the peer's Finished, after that it "MUST be treated as an
+ * unexpected record type" (RFC 8446 section 5; appendix D.4 places it earlier still), and
+ * in TLS 1.2 it would need a renegotiation.
+ */
+static int record_type_allowed(const struct tls_record_keys *k, uint8_t type)
+{
+	if (k->version == RECORD_VERSION_1_3)
+		return type == TLS_CONTENT_APPLICATION_DATA;
+	return type >= TLS_CONTENT_ALERT && type <= TLS_CONTENT_APPLICATION_DATA;
+}
+
+int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t len,
+		    struct tls_record_header *h, uint8_t *alert)
+{
+	size_t limit = k->version == RECORD_VERSION_1_3 ? TLS_RECORD_MAX_CIPHER_1_3
+							: TLS_RECORD_MAX_CIPHER;
+
+	h->type = 0;
+	h->size = 0;
+	if (len < TLS_RECORD_HEADER)
+		return 0;
+	if (!record_type_allowed(k, buf[0]))
+		return record_refuse(alert, TLS_ALERT_UNEXPECTED_MESSAGE);
+	if (buf[1] != RECORD_VERSION_1_2 >> 8 || buf[2] != (RECORD_VERSION_1_2 & 0xff))
+		return record_refuse(alert, TLS_ALERT_PROTOCOL_VERSION);
+	if (record_length(buf) > limit)
+		return record_refuse(alert, TLS_ALERT_RECORD_OVERFLOW);
+	h->type = buf[0];
+	h->size = TLS_RECORD_HEADER + record_length(buf);
+	return len >= h->size;
+}
+
+/* Known keys that have a number left. */
+static int record_usable(const struct tls_record_keys *k)
+{
+	return tls_record_key_size(k->aead) != 0 && k->seq != UINT64_MAX &&
+	       (k->version == RECORD_VERSION_1_2 || k->version == RECORD_VERSION_1_3);
+}
+
+/* RFC 8446 section 5.4: the type is the last byte that is not zero. */
+static int record_inner_type(const uint8_t *plain, size_t *len, uint8_t *type, uint8_t *alert)
+{
+	size_t n = *len;
+
+	while (n > 0 && plain[n - 1] == 0)
+		n--;
+	if (n == 0)
+		return record_refuse(alert, TLS_ALERT_UNEXPECTED_MESSAGE);
+	*type = plain[n - 1];
+	*len = n - 1;
+	return 0;
+}
+
+int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_t **plain,
+		    size_t *plain_len, uint8_t *type, uint8_t *alert)
+{
+	int inner = k->version == RECORD_VERSION_1_3;
+	size_t prefix = TLS_RECORD_HEADER + record_explicit_size(k);
+	uint8_t nonce[TLS_RECORD_IV];
+	uint8_t aad[RECORD_AAD_MAX];
+	size_t aad_len;
+	size_t len;
+
+	*plain = NULL;
+	*plain_len = 0;
+	if (!record_usable(k))
+		return record_refuse(alert, TLS_ALERT_INTERNAL_ERROR);
+	if (size < prefix + (size_t)inner + RECORD_TAG ||
+	    size != TLS_RECORD_HEADER + record_length(rec))
+		return record_refuse(alert, TLS_ALERT_BAD_RECORD_MAC);
+	len = size - prefix - RECORD_TAG;
+	if (len > TLS_RECORD_MAX_PLAIN + (size_t)inner)
+		return record_refuse(alert, TLS_ALERT_RECORD_OVERFLOW);
+	record_nonce_xor(k, k->seq, nonce);
+	if (prefix > TLS_RECORD_HEADER)
+		memcpy(nonce + RECORD_SALT, rec + TLS_RECORD_HEADER, RECORD_EXPLICIT);
+	aad_len = record_aad(k, k->seq, rec, len, aad);
+	if (record_decrypt(k, nonce, aad, aad_len, rec + prefix, len) != 0)
+		return record_refuse(alert, TLS_ALERT_BAD_RECORD_MAC);
+	*type = rec[0];
+	if (inner && record_inner_type(rec + prefix, &len, type, alert) != 0)
+		return -1;
+	k->seq++;
+	*plain = rec + prefix;
+	*plain_len = len;
+	return 0;
+}
+
+size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *in, size_t len,
+		       uint8_t *out)
+{
+	int inner = k->version == RECORD_VERSION_1_3;
+	size_t explicit_len = record_explicit_size(k);
+	size_t size = explicit_len + len + (size_t)inner + RECORD_TAG;
+	uint8_t nonce[TLS_RECORD_IV];
+	uint8_t aad[RECORD_AAD_MAX];
+	size_t aad_len;
+	uint64_t seq;
+
+	if (!record_usable(k) || len > TLS_RECORD_MAX_PLAIN)
+		return 0;
+	seq = k->seq++;
+	out[0] = inner ? TLS_CONTENT_APPLICATION_DATA : type;
+	out[1] = RECORD_VERSION_1_2 >> 8;
+	out[2] = RECORD_VERSION_1_2 & 0xff;
+	out[3] = (uint8_t)(size >> 8);
+	out[4] = (uint8_t)size;
+	record_nonce_xor(k, seq, nonce);
+	if (explicit_len != 0) {
+		record_put64(nonce + RECORD_SALT, record_get64(k->iv + RECORD_SALT) + seq);
+		memcpy(out + TLS_RECORD_HEADER, nonce + RECORD_SALT, RECORD_EXPLICIT);
+	}
+	aad_len = record_aad(k, seq, out, len, aad);
+	if (record_encrypt(k, nonce, aad, aad_len, in, len, inner ? &type : NULL,
+			   out + TLS_RECORD_HEADER + explicit_len) != 0)
+		return 0;
+	return TLS_RECORD_HEADER + size;
+}

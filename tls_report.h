@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Collects what is wrong with a configuration, so that all of it can be told
+ * at once, in the log and in an answer, by whoever asked. Ordinary heap; one
+ * thread at a time; knows nothing of the host.
+ */
+#ifndef TLS_REPORT_H
+#define TLS_REPORT_H
+
+#include <stddef.h>
+
+/* Owner: whoever initialised it with {0}; freed by tls_report_free(). */
+struct tls_report {
+	char *text; /* lines "E message\n" and "W message\n", or NULL */
+	size_t len;
+	unsigned errors;
+	unsigned warnings;
+	unsigned lost; /* messages for which there was no memory */
+};
+
+/* Adds one message; a line feed inside it becomes a space. */
+void tls_report_error(struct tls_report *r, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+void tls_report_warning(struct tls_report *r, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/*
+ * Walks the messages of a text made by a report: returns the next message's length with
+ * *message and *level ('E' or 'W') set and *text moved on, or -1 at the end.
+ */
+int tls_report_next(const char **text, const char **message, char *level);
+
+void tls_report_free(struct tls_report *r);
+
+#endif

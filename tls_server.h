@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The hooks through which the host's TCP core speaks TLS: struct tls_hooks in
+ * core/tls_hooks.h says when each is called, by which process, holding what.
+ */
+#ifndef TLS_SERVER_H
+#define TLS_SERVER_H
+
+#include "tls_conn.h"
+
+#include "core/tls_hooks.h"
+
+int tls_h_init_si(struct socket_info *si);
+int tls_h_tcpconn_init(struct tcp_connection *c, int sock);
+void tls_h_tcpconn_clean(struct tcp_connection *c);
+void tls_h_tcpconn_close(struct tcp_connection *c, int fd);
+int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags);
+int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, const char **rest,
+		 unsigned int *rest_len, snd_flags_t *send_flags);
+
+/* Sets the thresholds for free shared memory that the parameters' -1 stands for; once the number of
+ * processes is known. */
+void tls_server_set_processes(unsigned processes);
+
+#endif

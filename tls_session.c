@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: ISC */
+#define _GNU_SOURCE
+#include "tls_session.h"
+
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The part of a line about a failed connection that tells what a client offered. */
+#define OFFER_TEXT 400
+/* A peer must not fill the log with its names. */
+#define SUBJECT_TEXT 200
+
+/* Owner: the engine's table. Used by one thread at a time. */
+struct tls_session {
+	SSL *ssl;
+	BIO *in, *out; /* owned by ssl */
+	struct tls_domain_set *set;
+	struct tls_domain *domain;
+	enum tls_role role;
+	bool done;
+	int alert_sent, alert_received; /* or -1 */
+	uint64_t sealed, opened;        /* records since the keys of that direction changed */
+	bool has_nonce;
+	uint8_t nonce[8]; /* TLS 1.2 GCM: explicit nonce of our first sealed record */
+	uint8_t client_secret[TLS_RECORD_MAX_SECRET]; /* TLS 1.3 application traffic */
+	uint8_t server_secret[TLS_RECORD_MAX_SECRET];
+	size_t secret_len;
+	char server_name[TLS_SESSION_NAME];
+	char offer[OFFER_TEXT];
+	char bad_cert[SUBJECT_TEXT]; /* subject of the certificate that did not verify */
+	long bad_cert_error;
+	int bad_cert_depth;
+};
+
+static int session_index = -1;
+static CRYPTO_ONCE session_index_once = CRYPTO_ONCE_STATIC_INIT;
+
+static void make_session_index(void)
+{
+	session_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+}
+
+static struct tls_session *session_of(const SSL *ssl)
+{
+	return SSL_get_ex_data(ssl, session_index);
+}
+
+/* Appends to a text of a fixed size; what does not fit is cut. */
+static void text_add(char *text, size_t size, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+static void text_add(char *text, size_t size, const char *format, ...)
+{
+	size_t len = strlen(text);
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text + len, size - len, format, args);
+	va_end(args);
+}
+
+static size_t from_hex(const char *hex, uint8_t *to, size_t size)
+{
+	size_t n = 0;
+
+	for (unsigned byte; n < size && sscanf(hex + 2 * n, "%2x", &byte) == 1; n++)
+		to[n] = (uint8_t)byte;
+	return n;
+}
+
+/* The secrets of TLS 1.3 come out of OpenSSL as lines "LABEL client_random secret". */
+static void on_keylog(const SSL *ssl, const char *line)
+{
+	struct tls_session *s = session_of(ssl);
+	const char *hex = strrchr(line, ' ');
+
+	if (!s || !hex)
+		return;
+	if (strncmp(line, "CLIENT_TRAFFIC_SECRET_0 ", 24) == 0)
+		s->secret_len = from_hex(hex + 1, s->client_secret, sizeof(s->client_secret));
+	else if (strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24) == 0)
+		s->secret_len = from_hex(hex + 1, s->server_secret, sizeof(s->server_secret));
+}
+
+/*
+ * Counts the records of each direction since its keys changed for the last time, which is
+ * the sequence number that the stream goes on with. Keys change with a ChangeCipherSpec
+ * record in TLS 1.2 and after that side's Finished in TLS 1.3; OpenSSL reports a record's
+ * header before the message that it carries.
+ */
+static void on_message(int sent, int version, int type, const void *data, size_t len, SSL *ssl,
+		       void *unused)
+{
+	struct tls_session *s = session_of(ssl);
+	const uint8_t *bytes = data;
+	bool tls_1_3 = SSL_version(ssl) == TLS1_3_VERSION;
+	uint64_t *count;
+
+	(void)version;
+	(void)unused;
+	if (!s || len == 0)
+		return;
+	count = sent ? &s->sealed : &s->opened;
+	if (type == SSL3_RT_HEADER)
+		*count = !tls_1_3 && bytes[0] == TLS_CONTENT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
+	else if (type == SSL3_RT_HANDSHAKE && tls_1_3 && bytes[0] == SSL3_MT_FINISHED)
+		*count = 0;
+}
+
+static void on_info(const SSL *ssl, int where, int value)
+{
+	struct tls_session *s = session_of(ssl);
+
+	if (!s || !(where & SSL_CB_ALERT))
+		return;
+	if (where & SSL_CB_WRITE)
+		s->alert_sent = value & 0xff;
+	else
+		s->alert_received = value & 0xff;
+}
+
+/* Keeps what a failure's log line will tell; optional_no_ca goes on nevertheless. */
+static int on_verify(int ok, X509_STORE_CTX *store)
+{
+	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+	struct tls_session *s = session_of(ssl);
+	X509 *cert = X509_STORE_CTX_get_current_cert(store);
+	BIO *bio;
+
+	if (ok || !s)
+		return ok;
+	s->bad_cert_error = X509_STORE_CTX_get_error(store);
+	s->bad_cert_depth = X509_STORE_CTX_get_error_depth(store);
+	s->bad_cert[0] = '\0';
+	bio = cert ? BIO_new(BIO_s_mem()) : NULL;
+	if (bio) {
+		int len;
+
+		X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0, XN_FLAG_RFC2253);
+		len = BIO_read(bio, s->bad_cert, sizeof(s->bad_cert) - 1);
+		s->bad_cert[len > 0 ? len : 0] = '\0';
+		BIO_free(bio);
+	}
+	return s->domain->accept_unverified;
+}
+
+static void note_versions(struct tls_session *s, SSL *ssl)
+{
+	const unsigned char *ext;
+	size_t len;
+
+	text_add(s->offer, sizeof(s->offer), " offered=");
+	if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_supported_versions, &ext, &len) ||
+	    len < 3) {
+		text_add(s->offer, sizeof(s->offer), "%04x",
+			 SSL_client_hello_get0_legacy_version(ssl));
+		return;
+	}
+	for (size_t i = 1; i + 1 < len; i += 2)
+		if ((ext[i] & 0x0f) != 0x0a) /* not GREASE, RFC 8701 */
+			text_add(s->offer, sizeof(s->offer), "%s%02x%02x", i > 1 ? "," : "", ext[i],
+				 ext[i + 1]);
+}
+
+static void note_suites(struct tls_session *s, SSL *ssl)
+{
+	const unsigned char *suites;
+	size_t len = SSL_client_hello_get0_ciphers(ssl, &suites);
+
+	text_add(s->offer, sizeof(s->offer), " suites=");
+	for (size_t i = 0; i + 1 < len && strlen(s->offer) + 8 < sizeof(s->offer); i += 2)
+		text_add(s->offer, sizeof(s->offer), "%s%02x%02x", i ? "," : "", suites[i],
+			 suites[i + 1]);
+}
+
+/* server_name of RFC 6066 section 3: a list with one entry of type host_name. */
+static void note_server_name(struct tls_session *s, SSL *ssl)
+{
+	const unsigned char *ext;
+	size_t len, name_len;
+
+	if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &ext, &len) || len < 5 ||
+	    ext[2] != TLSEXT_NAMETYPE_host_name)
+		return;
+	name_len = (size_t)ext[3] << 8 | ext[4];
+	if (name_len > len - 5 || name_len >= sizeof(s->server_name))
+		return;
+	for (size_t i = 0; i < name_len; i++) /* it goes into log lines */
+		s->server_name[i] = ext[5 + i] > ' ' && ext[5 + i] < 0x7f ? (char)ext[5 + i] : '?';
+	s->server_name[name_len] = '\0';
+}
+
+static int on_client_hello(SSL *ssl, int *alert, void *unused)
+{
+	struct tls_session *s = session_of(ssl);
+
+	(void)alert;
+	(void)unused;
+	if (s && s->offer[0] == '\0') { /* once, also with HelloRetryRequest */
+		note_versions(s, ssl);
+		note_suites(s, ssl);
+		note_server_name(s, ssl);
+	}
+	return SSL_CLIENT_HELLO_SUCCESS;
+}
+
+void tls_session_prepare(SSL_CTX *ctx)
+{
+	CRYPTO_THREAD_run_once(&session_index_once, make_session_index);
+	SSL_CTX_set_keylog_callback(ctx, on_keylog);
+	SSL_CTX_set_msg_callback(ctx, on_message);
+	SSL_CTX_set_info_callback(ctx, on_info);
+	SSL_CTX_set_client_hello_cb(ctx, on_client_hello, NULL);
+	SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, on_verify);
+}
+
+static int session_start(struct tls_session *s, const struct tls_session_setup *setup)
+{
+	s->ssl = SSL_new(s->domain->ctx);
+	s->in = BIO_new(BIO_s_mem());
+	s->out = BIO_new(BIO_s_mem());
+	if (!s->ssl || !s->in || !s->out || !SSL_set_ex_data(s->ssl, session_index, s)) {
+		BIO_free(s->in);
+		BIO_free(s->out);
+		return -1;
+	}
+	SSL_set_bio(s->ssl, s->in, s->out);
+	if (s->role == TLS_ROLE_SERVER) {
+		SSL_set_accept_state(s->ssl);
+		return 0;
+	}
+	SSL_set_connect_state(s->ssl);
+	memcpy(s->server_name, setup->server_name, sizeof(s->server_name));
+	return setup->server_name[0] == '\0' ||
+			       SSL_set_tlsext_host_name(s->ssl, setup->server_name) == 1
+		       ? 0
+		       : -1;
+}
+
+struct tls_session *tls_session_new(struct tls_domain_set *set,
+				    const struct tls_session_setup *setup)
+{
+	struct tls_session *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->set = tls_domain_set_ref(set);
+	s->role = setup->role;
+	s->domain = tls_domain_find(set, setup->role);
+	s->alert_sent = s->alert_received = -1;
+	if (session_start(s, setup) != 0) {
+		tls_session_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+void tls_session_free(struct tls_session *s)
+{
+	if (!s)
+		return;
+	/* Without this OpenSSL takes a connection that ended without an alert for broken, and
+	 * its session out of the cache. */
+	if (s->ssl && s->done)
+		SSL_set_shutdown(s->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+	SSL_free(s->ssl);
+	tls_domain_set_unref(s->set);
+	OPENSSL_cleanse(s, sizeof(*s));
+	free(s);
+}
+
+static void drain(struct tls_session *s, struct tls_session_io *io)
+{
+	size_t room = io->out_size - io->out_len;
+	int len = room > 0 ? BIO_read(s->out, io->out + io->out_len, (int)room) : 0;
+
+	if (len > 0)
+		io->out_len += (size_t)len;
+	if (BIO_ctrl_pending(s->out) > 0)
+		io->more = true;
+}
+
+static const char *alert_text(int alert, char *buffer, size_t size)
+{
+	const char *name = tls_alert_name(alert);
+
+	if (name)
+		return name;
+	snprintf(buffer, size, "%d", alert);
+	return buffer;
+}
+
+static const char *failure_reason(struct tls_session *s, int ssl_error)
+{
+	unsigned long error = ERR_get_error();
+	const char *reason = error ? ERR_reason_error_string(error) : NULL;
+
+	if (ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED)
+		return X509_verify_cert_error_string(s->bad_cert_error);
+	if (s->alert_received >= 0 && s->alert_sent < 0)
+		return "the peer ended the handshake with an alert";
+	if (reason)
+		return reason;
+	return ssl_error == SSL_ERROR_SYSCALL ? "unexpected end of data" : "OpenSSL failed";
+}
+
+/* Tells why in one line: reason, then what is known of the peer's offer and certificate. */
+static enum tls_session_state session_fail(struct tls_session *s, struct tls_session_io *io,
+					   int ssl_error)
+{
+	char alert[16];
+
+	io->text[0] = '\0';
+	text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\" domain=%s",
+		 failure_reason(s, ssl_error), s->domain->name);
+	if (s->bad_cert_error != 0)
+		text_add(io->text, TLS_SESSION_TEXT, " cert=\"%s\" depth=%d", s->bad_cert,
+			 s->bad_cert_depth);
+	if (s->server_name[0])
+		text_add(io->text, TLS_SESSION_TEXT, " sni=%s", s->server_name);
+	if (s->alert_sent >= 0)
+		text_add(io->text, TLS_SESSION_TEXT, " alert_sent=%s",
+			 alert_text(s->alert_sent, alert, sizeof(alert)));
+	if (s->alert_received >= 0)
+		text_add(io->text, TLS_SESSION_TEXT, " alert_received=%s",
+			 alert_text(s->alert_received, alert, sizeof(alert)));
+	text_add(io->text, TLS_SESSION_TEXT, "%s", s->offer);
+	ERR_clear_error();
+	drain(s, io);
+	return TLS_SESSION_FAILED;
+}
+
+/*
+ * TLS 1.2 GCM sends 8 bytes of nonce in the clear, of which OpenSSL chose the first at
+ * random; the stream counts on from it, so it is taken from our Finished on its way out.
+ */
+static void note_nonce(struct tls_session *s)
+{
+	uint8_t *bytes;
+	long len = BIO_get_mem_data(s->out, &bytes);
+	bool sealed = false;
+
+	for (long at = 0; at + TLS_RECORD_HEADER <= len;) {
+		long size = TLS_RECORD_HEADER + (bytes[at + 3] << 8 | bytes[at + 4]);
+
+		if (sealed && at + size <= len && size >= TLS_RECORD_HEADER + 8) {
+			memcpy(s->nonce, bytes + at + TLS_RECORD_HEADER, sizeof(s->nonce));
+			s->has_nonce = true;
+			return;
+		}
+		sealed |= bytes[at] == TLS_CONTENT_CHANGE_CIPHER_SPEC;
+		at += size;
+	}
+}
+
+static uint8_t aead_of(const SSL_CIPHER *cipher)
+{
+	switch (SSL_CIPHER_get_cipher_nid(cipher)) {
+	case NID_aes_128_gcm:
+		return TLS_AEAD_AES_128_GCM;
+	case NID_aes_256_gcm:
+		return TLS_AEAD_AES_256_GCM;
+	case NID_chacha20_poly1305:
+		return TLS_AEAD_CHACHA20_POLY1305;
+	default:
+		return TLS_AEAD_NONE;
+	}
+}
+
+static uint8_t prf_hash_of(const SSL_CIPHER *cipher)
+{
+	const EVP_MD *md = SSL_CIPHER_get_handshake_digest(cipher);
+
+	return md && EVP_MD_size(md) == 48 ? TLS_PRF_SHA384 : TLS_PRF_SHA256;
+}
+
+static int stream_keys_1_2(struct tls_session *s, struct tls_stream *stream, uint8_t aead,
+			   uint8_t hash)
+{
+	bool client = s->role == TLS_ROLE_CLIENT;
+	uint8_t master[SSL_MAX_MASTER_KEY_LENGTH], random_c[SSL3_RANDOM_SIZE],
+		random_s[SSL3_RANDOM_SIZE];
+	int result;
+
+	if (SSL_SESSION_get_master_key(SSL_get_session(s->ssl), master, sizeof(master)) != 48 ||
+	    SSL_get_client_random(s->ssl, random_c, sizeof(random_c)) != sizeof(random_c) ||
+	    SSL_get_server_random(s->ssl, random_s, sizeof(random_s)) != sizeof(random_s))
+		return -1;
+	result = tls_record_keys_1_2(client ? &stream->wr : &stream->rd,
+				     client ? &stream->rd : &stream->wr, aead, hash, master,
+				     random_c, random_s);
+	if (aead != TLS_AEAD_CHACHA20_POLY1305 && !s->has_nonce)
+		result = -1;
+	else if (aead != TLS_AEAD_CHACHA20_POLY1305)
+		memcpy(stream->wr.iv + 4, s->nonce, sizeof(s->nonce));
+	OPENSSL_cleanse(master, sizeof(master));
+	return result;
+}
+
+static int stream_keys_1_3(struct tls_session *s, struct tls_stream *stream, uint8_t aead,
+			   uint8_t hash)
+{
+	bool client = s->role == TLS_ROLE_CLIENT;
+
+	return tls_record_keys_1_3(&stream->wr, aead, hash,
+				   client ? s->client_secret : s->server_secret, s->secret_len) |
+	       tls_record_keys_1_3(&stream->rd, aead, hash,
+				   client ? s->server_secret : s->client_secret, s->secret_len);
+}
+
+static bool limits_fragments(const struct tls_session *s)
+{
+	uint8_t mode = SSL_SESSION_get_max_fragment_length(SSL_get_session(s->ssl));
+
+	return mode >= TLSEXT_max_fragment_length_512 && mode <= TLSEXT_max_fragment_length_4096;
+}
+
+/* Fills in the stream if this connection can do without the SSL object. */
+static bool hand_over(struct tls_session *s, struct tls_session_io *io)
+{
+	const SSL_CIPHER *cipher = SSL_get_current_cipher(s->ssl);
+	uint8_t aead = aead_of(cipher), hash = prf_hash_of(cipher);
+	int version = SSL_version(s->ssl);
+	struct tls_stream *stream = io->stream;
+
+	memset(stream, 0, sizeof(*stream));
+	if (aead == TLS_AEAD_NONE || version < TLS1_2_VERSION ||
+	    SSL_get_current_compression(s->ssl) || SSL_has_pending(s->ssl) || limits_fragments(s))
+		return false;
+	if ((version == TLS1_3_VERSION ? stream_keys_1_3 : stream_keys_1_2)(s, stream, aead,
+									    hash) != 0) {
+		tls_stream_wipe(stream);
+		return false;
+	}
+	stream->wr.seq = s->sealed;
+	stream->rd.seq = s->opened;
+	stream->update_after = TLS_STREAM_UPDATE_AFTER;
+	stream->flags = s->role == TLS_ROLE_CLIENT ? TLS_STREAM_CLIENT : 0;
+	return true;
+}
+
+static void fill_peer(struct tls_session *s, struct tls_session_io *io)
+{
+	X509 *cert = SSL_get_peer_certificate(s->ssl);
+	int len = cert ? i2d_X509(cert, NULL) : 0;
+
+	io->info->has_peer_cert = cert != NULL;
+	io->info->verify_result = SSL_get_verify_result(s->ssl);
+	io->info->verified = cert && io->info->verify_result == X509_V_OK;
+	if (len > 0 && (size_t)len <= io->cert_size) {
+		uint8_t *to = io->cert;
+
+		io->cert_len = (size_t)i2d_X509(cert, &to);
+	}
+	X509_free(cert);
+}
+
+static void fill_info(struct tls_session *s, struct tls_session_io *io)
+{
+	const SSL_CIPHER *cipher = SSL_get_current_cipher(s->ssl);
+	struct tls_session_info *info = io->info;
+
+	memset(info, 0, sizeof(*info));
+	info->version = (uint16_t)SSL_version(s->ssl);
+	info->suite = (uint16_t)SSL_CIPHER_get_protocol_id(cipher);
+	info->suite_bits = (uint16_t)SSL_CIPHER_get_bits(cipher, NULL);
+	info->resumed = SSL_session_reused(s->ssl);
+	snprintf(info->suite_name, sizeof(info->suite_name), "%s",
+		 SSL_CIPHER_standard_name(cipher) ? SSL_CIPHER_standard_name(cipher)
+						  : SSL_CIPHER_get_name(cipher));
+	snprintf(info->server_name, sizeof(info->server_name), "%s", s->server_name);
+	snprintf(info->domain, sizeof(info->domain), "%s", s->domain->name);
+	fill_peer(s, io);
+}
+
+/* Reads what there is of a held connection, or notes that the peer is done. */
+static enum tls_session_state session_read(struct tls_session *s, struct tls_session_io *io)
+{
+	int len, error;
+
+	while (io->clear_len < io->clear_size) {
+		ERR_clear_error();
+		len = SSL_read(s->ssl, io->clear + io->clear_len,
+			       (int)(io->clear_size - io->clear_len));
+		if (len > 0) {
+			io->clear_len += (size_t)len;
+			continue;
+		}
+		error = SSL_get_error(s->ssl, len);
+		drain(s, io);
+		if (error == SSL_ERROR_WANT_READ)
+			return TLS_SESSION_HELD;
+		return error == SSL_ERROR_ZERO_RETURN ? TLS_SESSION_EOF
+						      : session_fail(s, io, error);
+	}
+	io->more = true;
+	drain(s, io);
+	return TLS_SESSION_HELD;
+}
+
+static enum tls_session_state session_finish(struct tls_session *s, struct tls_session_io *io)
+{
+	s->done = true;
+	fill_info(s, io);
+	drain(s, io);
+	/* A flight that does not fit is sent before the keys are handed over. */
+	if (!io->more && hand_over(s, io)) {
+		io->in_used = io->in_len - BIO_ctrl_pending(s->in);
+		return TLS_SESSION_FAST;
+	}
+	return session_read(s, io);
+}
+
+enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session_io *io)
+{
+	int result, error;
+
+	if (io->in_len > 0 && BIO_write(s->in, io->in, (int)io->in_len) != (int)io->in_len) {
+		snprintf(io->text, TLS_SESSION_TEXT, "reason=\"out of memory\"");
+		return TLS_SESSION_FAILED;
+	}
+	if (s->done)
+		return session_read(s, io);
+	ERR_clear_error();
+	result = SSL_do_handshake(s->ssl);
+	error = result == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, result);
+	if (SSL_version(s->ssl) == TLS1_2_VERSION && !s->has_nonce)
+		note_nonce(s);
+	if (error == SSL_ERROR_NONE)
+		return session_finish(s, io);
+	if (error != SSL_ERROR_WANT_READ)
+		return session_fail(s, io, error);
+	drain(s, io);
+	return TLS_SESSION_HANDSHAKE;
+}
+
+enum tls_session_state tls_session_write(struct tls_session *s, struct tls_session_io *io)
+{
+	int len;
+
+	ERR_clear_error();
+	len = SSL_write(s->ssl, io->in, (int)io->in_len);
+	if (len <= 0)
+		return session_fail(s, io, SSL_get_error(s->ssl, len));
+	io->in_used = (size_t)len;
+	drain(s, io);
+	return TLS_SESSION_HELD;
+}
+
+void tls_session_close(struct tls_session *s, struct tls_session_io *io)
+{
+	ERR_clear_error();
+	if (s->done)
+		SSL_shutdown(s->ssl);
+	ERR_clear_error();
+	drain(s, io);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * One SSL object in the engine: a handshake, and what follows it. A handshake
+ * that ends with an AEAD suite hands its keys over as a struct tls_stream and
+ * is done with; any other connection stays here for its whole life.
+ *
+ * Lives in the engine process. A session is used by one thread at a time,
+ * whichever. Nothing here blocks or touches a socket: bytes go through buffers.
+ */
+#ifndef TLS_SESSION_H
+#define TLS_SESSION_H
+
+#include "tls_domain.h"
+#include "tls_stream.h"
+
+#define TLS_SESSION_NAME  256  /* longest host name (RFC 1035: 253) and its NUL */
+#define TLS_SESSION_TEXT  1024 /* room for what is told of a failed connection */
+#define TLS_SESSION_SUITE 48   /* longest suite name and its NUL */
+
+/* Where a connection stands after a call. */
+enum tls_session_state {
+	TLS_SESSION_FAILED = -1, /* it is over: text says why, out may hold an alert */
+	TLS_SESSION_HANDSHAKE,   /* more bytes of the peer are needed */
+	TLS_SESSION_FAST,        /* done: stream and info are filled in */
+	TLS_SESSION_HELD,        /* done, and it stays: info was filled in when it became so */
+	TLS_SESSION_EOF,         /* held, and the peer sent close_notify */
+};
+
+/* What is known of an established connection. */
+struct tls_session_info {
+	uint16_t version;    /* 0x0304 is TLS 1.3 */
+	uint16_t suite;      /* RFC 8446 appendix B.4 */
+	uint16_t suite_bits; /* strength of its cipher */
+	bool resumed;
+	bool has_peer_cert;
+	bool verified;      /* the peer showed a certificate and its chain verifies */
+	long verify_result; /* X509_V_... */
+	char suite_name[TLS_SESSION_SUITE];
+	char server_name[TLS_SESSION_NAME]; /* SNI, or "" */
+	char domain[64];
+};
+
+/* What starts a session. Plain data: crosses a process. */
+struct tls_session_setup {
+	enum tls_role role;
+	struct tls_address local, remote;
+	char server_name[TLS_SESSION_NAME]; /* a client sends it as SNI, "" sends none */
+};
+
+/* Input and output of one call; the buffers are the caller's. */
+struct tls_session_io {
+	const uint8_t *in; /* the peer's records, or for a write the clear text */
+	size_t in_len;
+	size_t in_used; /* FAST: the records after these belong to the stream */
+	uint8_t *out;   /* records for the peer */
+	size_t out_size, out_len;
+	uint8_t *clear; /* clear text of a held connection */
+	size_t clear_size, clear_len;
+	uint8_t *cert; /* the peer's certificate in DER, when the handshake is done */
+	size_t cert_size, cert_len;
+	bool more; /* call again, without input: a buffer was too small */
+	struct tls_session_info *info;
+	struct tls_stream *stream;
+	char *text; /* TLS_SESSION_TEXT bytes */
+};
+
+struct tls_session;
+
+/* To be set on every SSL_CTX that sessions use: struct tls_domain_source's prepare. */
+void tls_session_prepare(SSL_CTX *ctx);
+
+/* Takes a reference to set. Returns NULL without memory. */
+struct tls_session *tls_session_new(struct tls_domain_set *set,
+				    const struct tls_session_setup *setup);
+
+/* Takes records of the peer; goes on with the handshake, or reads if it is done. */
+enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session_io *io);
+
+/* Seals clear text on a held connection; io->in_used says how much of it. */
+enum tls_session_state tls_session_write(struct tls_session *s, struct tls_session_io *io);
+
+/* Puts the close_notify of a held connection into io->out. */
+void tls_session_close(struct tls_session *s, struct tls_session_io *io);
+
+void tls_session_free(struct tls_session *s);
+
+#endif

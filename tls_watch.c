@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: ISC */
+#include "tls_watch.h"
+
+#include "tls_log.h"
+
+#include "core/globals.h"
+#include "core/locking.h"
+#include "core/mem/shm_mem.h"
+#include "core/pass_fd.h"
+#include "core/timer.h"
+
+/* Connections closed by one run of the timer; the rest waits for the next. */
+#define MAX_LATE 256
+
+/* In shared memory. The lock is taken inside write_lock and the host's connection lock; while it is
+ * held no other lock is waited for. */
+struct watch_list {
+	gen_lock_t lock;
+	struct tls_conn *first;
+};
+
+static struct watch_list *list;
+
+enum late {
+	LATE_NOT,
+	LATE_HANDSHAKE,
+	LATE_SEND,
+};
+
+struct late_conn {
+	int id;
+	enum late why;
+};
+
+bool tls_watch_handshake_late(const struct tls_conn *conn)
+{
+	ticks_t limit = S_TO_TICKS((ticks_t)cfg_get(tls, tls_cfg, handshake_timeout));
+
+	return conn->state < TLS_CONN_FAST && TICKS_GE(get_ticks_raw(), conn->started + limit);
+}
+
+void tls_watch_add(struct tls_conn *conn)
+{
+	struct tls_watch_link *link = &conn->watch;
+
+	if (link->listed) /* a stale answer costs one lock, or one second of watching */
+		return;
+	lock_get(&list->lock);
+	if (!link->listed) {
+		link->listed = true;
+		link->queued = 0;
+		link->prev = NULL;
+		link->next = list->first;
+		if (list->first)
+			list->first->watch.prev = conn;
+		list->first = conn;
+	}
+	lock_release(&list->lock);
+}
+
+static void unlink_conn(struct tls_conn *conn)
+{
+	struct tls_watch_link *link = &conn->watch;
+
+	if (link->prev)
+		link->prev->watch.next = link->next;
+	else
+		list->first = link->next;
+	if (link->next)
+		link->next->watch.prev = link->prev;
+	link->listed = false;
+}
+
+void tls_watch_remove(struct tls_conn *conn)
+{
+	lock_get(&list->lock);
+	if (conn->watch.listed)
+		unlink_conn(conn);
+	lock_release(&list->lock);
+}
+
+/*
+ * Looks after the host's queue of ciphertext that the socket did not take. The host gives up
+ * after tcp_send_timeout; its deadline is moved so that send_timeout decides.
+ */
+static enum late look_at_queue(struct tls_conn *conn)
+{
+	struct tcp_wbuffer_queue *queue = &conn->tcp->wbuf_q;
+	ticks_t limit = S_TO_TICKS((ticks_t)cfg_get(tls, tls_cfg, send_timeout));
+	ticks_t now = get_ticks_raw();
+
+	if (conn->watch.queued == 0 || queue->queued < conn->watch.queued)
+		conn->watch.stalled = now;
+	conn->watch.queued = queue->queued;
+	if (TICKS_GE(now, conn->watch.stalled + limit))
+		return LATE_SEND;
+	if (conn->tcp->state != S_CONN_CONNECT && lock_try(&conn->tcp->write_lock) == 0) {
+		if (queue->first)
+			queue->wr_timeout = conn->watch.stalled + limit + S_TO_TICKS(2);
+		lock_release(&conn->tcp->write_lock);
+	}
+	return LATE_NOT;
+}
+
+static enum late look_at(struct tls_conn *conn)
+{
+	if (tls_watch_handshake_late(conn))
+		return LATE_HANDSHAKE;
+	if (conn->tcp->wbuf_q.first)
+		return look_at_queue(conn);
+	if (conn->state >= TLS_CONN_FAST)
+		unlink_conn(conn);
+	return LATE_NOT;
+}
+
+/* Asks the host to close it; a process that reads it at the moment is woken by the hook
+ * tcpconn_close, which shuts the socket down. */
+static void close_late(const struct late_conn *late)
+{
+	struct tcp_connection *c = tcpconn_get(late->id, NULL, 0, NULL, 0);
+	struct tls_conn *conn = c ? c->extra_data : NULL;
+	long command[2] = {(long)c, CONN_EOF};
+
+	if (!conn)
+		return;
+	tls_log_conn(L_WARN, conn, "failed", "reason=\"%s\"",
+		     late->why == LATE_SEND ? "the peer does not read (send_timeout)"
+					    : "the handshake takes too long (handshake_timeout)");
+	conn->timed_out = true;
+	c->send_flags.f |= SND_F_CON_CLOSE;
+	c->flags |= F_CONN_FORCE_EOF;
+	/* The host gives back the reference that tcpconn_get() took. */
+	if (send_all(unix_tcp_sock, command, sizeof(command)) <= 0)
+		LM_ERR("cannot reach the TCP main process to close connection %d\n", late->id);
+}
+
+static void watch_timer(unsigned int ticks, void *unused)
+{
+	struct late_conn late[MAX_LATE];
+	struct tls_conn *conn, *next;
+	size_t found = 0;
+
+	(void)ticks;
+	(void)unused;
+	lock_get(&list->lock);
+	for (conn = list->first; conn && found < MAX_LATE; conn = next) {
+		enum late why = look_at(conn);
+
+		next = conn->watch.next;
+		if (why == LATE_NOT)
+			continue;
+		late[found].id = conn->tcp->id;
+		late[found++].why = why;
+		unlink_conn(conn);
+	}
+	lock_release(&list->lock);
+	for (size_t i = 0; i < found; i++)
+		close_late(&late[i]);
+}
+
+int tls_watch_init(void)
+{
+	list = shm_malloc(sizeof(*list));
+	if (!list || !lock_init(&list->lock)) {
+		LM_ERR("out of shared memory for the list of watched connections\n");
+		return -1;
+	}
+	list->first = NULL;
+	if (register_timer(watch_timer, NULL, 1) < 0) {
+		LM_ERR("cannot register a timer\n");
+		return -1;
+	}
+	return 0;
+}
+
+void tls_watch_destroy(void)
+{
+	if (!list)
+		return;
+	lock_destroy(&list->lock);
+	shm_free(list);
+	list = NULL;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Watches connections whose time is limited: handshakes (handshake_timeout,
+ * absolute) and connections with ciphertext that does not get out
+ * (send_timeout, without progress). The host's own timers know neither.
+ * A timer looks at the list once a second and has the host close what is late.
+ */
+#ifndef TLS_WATCH_H
+#define TLS_WATCH_H
+
+#include "tls_conn.h"
+
+/* Makes the list, and its timer in the host's timer process. Returns 0 or -1. From mod_init. */
+int tls_watch_init(void);
+void tls_watch_destroy(void);
+
+/* Puts a connection on the list, if it is not there. It stays until its handshake is done and
+ * its write queue is empty, or it is removed. */
+void tls_watch_add(struct tls_conn *conn);
+
+/* Takes it off; to be called before it is freed. */
+void tls_watch_remove(struct tls_conn *conn);
+
+/* True if the connection's handshake has taken too long. */
+bool tls_watch_handshake_late(const struct tls_conn *conn);
+
+#endif
