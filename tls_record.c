@@ -421,8 +421,7 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
 	*plain_len = 0;
 	if (!record_usable(k))
 		return record_refuse(alert, TLS_ALERT_INTERNAL_ERROR);
-	if (size < prefix + (size_t)inner + RECORD_TAG ||
-	    size != TLS_RECORD_HEADER + record_length(rec))
+	if (size < prefix + RECORD_TAG || size != TLS_RECORD_HEADER + record_length(rec))
 		return record_refuse(alert, TLS_ALERT_BAD_RECORD_MAC);
 	len = size - prefix - RECORD_TAG;
 	if (len > TLS_RECORD_MAX_PLAIN + (size_t)inner)

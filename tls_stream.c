@@ -154,8 +154,6 @@ static size_t stream_key_update(struct tls_stream *s, uint8_t *out)
 static int stream_dead(struct stream_reading *r, const char *error)
 {
 	stream_kill(r->s);
-	r->ev->data = NULL;
-	r->ev->data_len = 0;
 	r->ev->error = error;
 	return -1;
 }
