@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: ISC
+"""Medians, ratios and tables of what the rounds measured."""
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+from measure import HANDSHAKES, REQUESTS, SIDES, VARIANTS, Bench, Cell, fingerprint
+
+TITLES = {
+    "ours": "this module",
+    "peer": "the distribution's module",
+    "tcp": "plain TCP in SER",
+    "floor": "bare OpenSSL server",
+    "floor-tcp": "the same without TLS",
+}
+MEMORY = ("shm_real_used", "pss_without_files")
+
+
+def command_line(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except OSError:
+        return ""
+    return (done.stdout.splitlines() or [""])[0].strip()
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def values(cell: Cell | None, what: str) -> list[float | None]:
+    return [r.get(what) if r else None for r in cell.rounds] if cell else []
+
+
+def middle(numbers: list[float | None]) -> dict | None:
+    """Median and quartiles, or None when there is any round without a number."""
+    known = [n for n in numbers if n is not None]
+    if not known or len(known) < len(numbers):
+        return None
+    cuts = statistics.quantiles(known, n=20, method="inclusive") if len(known) > 1 else known * 19
+    return {"quiet": cuts[1], "low": cuts[4], "median": cuts[9], "high": cuts[14]}
+
+
+def ratio(above: list[float | None], *below: list[float | None]) -> dict | None:
+    """Median of the rounds' ratios; rounds that lack a part are left out, and counted by "rounds".
+
+    "quiet" is the ratio of the lowest tenths: other users of the machine only ever add to a cost, so that its
+    cheapest rounds are the ones they disturbed least.
+    """
+    rows = [r for r in zip(above, *below) if None not in r and sum(r[1:]) > 0]
+    if not rows:
+        return None
+    lows = [middle(list(column))["quiet"] for column in zip(*rows)]
+    found = middle([r[0] / sum(r[1:]) for r in rows])
+    return dict(found, quiet=lows[0] / sum(lows[1:]), rounds=len(rows))
+
+
+def difference(above: list[float | None], below: list[float | None]) -> dict | None:
+    found = [a - b for a, b in zip(above, below) if a is not None and b is not None]
+    if not found:
+        return None
+    spread = middle(found)
+    del spread["quiet"]
+    return dict(spread, rounds=len(found))
+
+
+class Maker:
+    """Turns a run's cells into the lines that are printed and stored."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.lines: list[dict] = []
+
+    def get(self, quantity: str, variant: str, side: str, what: str = "us") -> list[float | None]:
+        return values(self.bench.cells.get((quantity, variant, side)), what)
+
+    def line(self, name: str, found: dict | None, target: str, unit: str = "") -> None:
+        self.lines.append({"name": name, "value": found, "target": target, "unit": unit})
+
+    def handshakes(self) -> None:
+        for v in HANDSHAKES:
+            tls, parts = v[:7], {s: self.get("connection", v, s) for s in SIDES}
+            both = (parts["floor"], parts["tcp"])
+            self.line(f"{tls} handshake: this module / (floor + plain TCP)", ratio(parts["ours"], *both), "<= 1.00")
+            self.line(f"{tls} handshake: peer / (floor + plain TCP)", ratio(parts["peer"], *both), "")
+            net = [a - b if a and b else None for a, b in zip(parts["floor"], parts["floor-tcp"])]
+            self.line(f"{tls} handshake: this module / (floor's TLS alone + plain TCP)",
+                      ratio(parts["ours"], net, parts["tcp"]), "")
+            self.line(f"{tls} handshake: this module / peer", ratio(parts["ours"], parts["peer"]), "")
+
+    def requests(self) -> None:
+        for v in REQUESTS:
+            parts = {s: self.get("request", v, s) for s in SIDES}
+            self.line(f"{v} request: this module / plain TCP", ratio(parts["ours"], parts["tcp"]), "<= 1.05")
+            self.line(f"{v} request: peer / plain TCP", ratio(parts["peer"], parts["tcp"]), "")
+            self.line(f"{v} request: this module / peer", ratio(parts["ours"], parts["peer"]), "")
+
+    def memory(self) -> None:
+        v = HANDSHAKES[0]
+        for what, name, target in ((MEMORY[0], "shared memory", "<= 1024"), (MEMORY[1], "memory in all", "<= 2048")):
+            parts = {s: self.get("idle", v, s, what) for s in SIDES}
+            for side, wanted in (("ours", target), ("peer", "")):
+                title = "this module" if side == "ours" else "peer"
+                self.line(f"idle connection, {name}: {title} - plain TCP",
+                          difference(parts[side], parts["tcp"]), wanted, "B")
+            self.line(f"idle connection, {name}: this module / peer", ratio(parts["ours"], parts["peer"]), "")
+
+
+def summary(bench: Bench) -> dict:
+    maker = Maker(bench)
+    maker.handshakes()
+    maker.requests()
+    maker.memory()
+    options = bench.options
+    cells = [
+        {"quantity": q, "variant": v, "side": s, "rounds": c.rounds, "failures": c.failures,
+         "cpu_us": middle(values(c, "us"))}
+        for (q, v, s), c in bench.cells.items()
+    ]
+    ours = [c for c in cells if c["side"] == "ours" and c["failures"]]
+    return {
+        "host": {
+            "processor": processor(), "processors": os.cpu_count(), "kernel": platform.release(),
+            "openssl": command_line("openssl", "version"), "ser": command_line(bench.binary, "-v"),
+            "load_average": os.getloadavg()[0], "seconds": round(time.time() - bench.started),
+        },
+        "modules": {s: {"file": path, "sha256": before, "changed_meanwhile": before != fingerprint(path)}
+                    for s, (path, before) in bench.modules.items()},
+        "counts": dict(
+            {n: getattr(options, n) for n in ("memory_rounds", "handshakes", "requests", "idle", "readers")},
+            rounds=bench.rounds,
+        ),
+        "variants": VARIANTS, "sides": bench.sides, "broken": bench.broken,
+        "idle_cpu_us_per_s": bench.idle_us, "cells": cells, "ratios": maker.lines,
+        "ours_failed": bool(ours) or "ours" in bench.broken,
+    }
+
+
+def write_json(result: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def cell_text(result: dict, quantity: str, variant: str, side: str, what: str, digits: int) -> str:
+    """A number, or why there is none: a side that died in any round gets no number."""
+    if side in result["broken"]:
+        return "not run"
+    for c in result["cells"]:
+        if (c["quantity"], c["variant"], c["side"]) == (quantity, variant, side):
+            found = middle([r.get(what) if r else None for r in c["rounds"]])
+            if found:
+                return f"{found['median']:,.{digits}f}"
+            bad = sum(r is None for r in c["rounds"])
+            return f"failed {bad}/{len(c['rounds'])}" if bad else "-"
+    return "-"
+
+
+def print_table(result: dict, title: str, columns: list[tuple[str, str, str, str, int]]) -> None:
+    print(f"\n{title}")
+    print(f"  {'':26}" + "".join(f"{head:>18}" for head, *_ in columns))
+    for side in result["sides"]:
+        texts = [cell_text(result, q, v, side, what, digits) for _, q, v, what, digits in columns]
+        print(f"  {TITLES[side]:26}" + "".join(f"{t:>18}" for t in texts))
+
+
+def print_caveats(result: dict) -> None:
+    for side, module in result["modules"].items():
+        if module["changed_meanwhile"]:
+            print(f"\n{TITLES[side]}: its file changed during the run, the numbers are of more than one build")
+    seen = [(s, "does not start: " + why) for s, why in result["broken"].items()]
+    for c in result["cells"]:
+        seen += [(c["side"], f"{c['quantity']}, {c['variant']}: {text}") for text in c["failures"]]
+    if seen:
+        print("\nWithout a number")
+    for side, text in seen:
+        print(f"  {TITLES[side]}: {text}")
+
+
+def print_tables(result: dict) -> None:
+    host, counts = result["host"], result["counts"]
+    print(f"{host['processors']} x {host['processor']}, {host['openssl']}; {host['ser']}")
+    print(f"Medians of {counts['rounds']} interleaved rounds ({counts['memory_rounds']} for memory), "
+          f"{counts['readers']} TCP reader(s), ECDSA P-256, X25519; {host['seconds']} s, "
+          f"load average {host['load_average']:.1f}.")
+    print("quiet: the same ratio between the cheapest tenths of the rounds, which other load disturbed least.")
+    print_table(result, "Server CPU per connection: connect, full handshake, one request, close (us)",
+                [(v[:7], "connection", v, "us", 1) for v in HANDSHAKES])
+    print_table(result, "Server CPU per request over kept connections (us)",
+                [(v, "request", v, "us", 2) for v in REQUESTS])
+    v = HANDSHAKES[0]
+    print_table(result, f"Memory per idle connection after one request, {v} (bytes)",
+                [("shared memory", "idle", v, MEMORY[0], 0), ("in all (PSS)", "idle", v, MEMORY[1], 0)])
+    print(f"\n{'Ratios':68}{'median':>9}{'quartiles':>18}{'quiet':>8}  target")
+    for line in result["ratios"]:
+        found, digits = line["value"], 0 if line["unit"] else 3
+        if not found:
+            print(f"  {line['name']:66}{'-':>9}{'':>26}  {line['target']}")
+            continue
+        spread = f"{found['low']:,.{digits}f} .. {found['high']:,.{digits}f}"
+        quiet = f"{found['quiet']:.3f}" if "quiet" in found else ""
+        print(f"  {line['name']:66}{found['median']:>9,.{digits}f}{spread:>18}{quiet:>8}  {line['target']}")
+    print_caveats(result)
