@@ -13,6 +13,9 @@
 #error "OpenSSL 1.1.1 or newer is required"
 #endif
 
+/* Decoders that can be kept from one key to the next. */
+#define TLS_HAVE_DECODER (OPENSSL_VERSION_NUMBER >= 0x30000000L)
+
 /* The library that this module was compiled against, for the start-up check. */
 #define TLS_BUILD_OPENSSL_NUMBER ((unsigned long)OPENSSL_VERSION_NUMBER)
 #define TLS_BUILD_OPENSSL_TEXT   OPENSSL_VERSION_TEXT

@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 /* Bytes in all queues; in shared memory. */
 static atomic_uint *queued_bytes;
@@ -39,6 +40,7 @@ struct tls_conn *tls_conn_new(struct tcp_connection *tcp)
 	memset(conn, 0, sizeof(*conn));
 	conn->tcp = tcp;
 	conn->started = get_ticks_raw();
+	conn->created = (int64_t)time(NULL);
 	return conn;
 }
 
@@ -48,6 +50,7 @@ void tls_conn_free(struct tls_conn *conn)
 		return;
 	if (conn->handle)
 		tls_engine_release(conn->handle);
+	tls_engine_domain_use(conn->domain_id, -1);
 	while (conn->queue)
 		tls_conn_queue_pop(conn);
 	tls_blob_free(&conn->records);

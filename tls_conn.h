@@ -44,11 +44,14 @@ struct tls_conn {
 	bool eof;                   /* the peer has closed; what it sent before may still wait */
 	bool close_after_send;      /* the host wanted to close, but clear text had to wait */
 	bool timed_out;             /* closed by tls_watch.c: wake the reader, too */
+	bool engine_has_more;       /* the engine's last answer did not fit its buffers */
 	bool resumed, verified, has_peer_cert;
 	uint16_t version, suite, suite_bits;
 	int32_t verify_result; /* X509_V_... */
 	uint32_t handle;       /* the engine's session, or 0 */
+	uint32_t domain_id;    /* counted as its user, or 0 */
 	ticks_t started;
+	int64_t created; /* seconds since 1970 */
 	struct tls_stream stream;
 	struct tls_blob *records;   /* of the peer: a part of one, or whole ones that must wait */
 	struct tls_blob *clear;     /* of the peer: found no room in the host's buffer yet */

@@ -2,564 +2,761 @@
 #define _GNU_SOURCE
 #include "tls_domain.h"
 
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/x509v3.h>
+#include <openssl/evp.h>
 
-#include <errno.h>
-#include <stdbool.h>
+#include <ctype.h>
+#include <dirent.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
 
-/* RFC 9325 section 4.2: forward secret key exchange and AEAD. */
-#define TLS_STRONG_CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
-/* TLS 1.1 and older sign with SHA-1 and MD5, which OpenSSL allows at level 0 only. */
-#define TLS_OLD_CIPHERS "DEFAULT:@SECLEVEL=0"
+#define STAMP_SIZE 32 /* SHA-256 */
+/* RPC clients know these texts. */
+#define TLS_SUMMARY_LOAD   "Error while loading TLS configuration file"
+#define TLS_SUMMARY_FIX    "Error while fixing TLS configuration"
+#define TLS_SUMMARY_SOCKET "No server listening socket found for one of TLS domains"
+/* The longest search key: an address and a name. */
+#define KEY_SIZE 512
 
-/* What the steps of building one domain share. */
-struct build {
-	const struct tls_domain_source *source;
-	struct tls_domain *domain;
-	struct tls_report *report;
-	bool quiet; /* the same settings were warned of before */
+struct tls_material {
+	atomic_uint refs;
+	uint8_t stamp[STAMP_SIZE]; /* of the settings and the files' identities */
+	SSL_CTX *ctx;
 };
 
-typedef void (*build_step)(struct build *b);
+/* What the functions that build one set share. */
+struct builder {
+	const struct tls_domain_source *source;
+	struct tls_domain_set *set;
+	struct tls_report *report;
+	atomic_size_t next; /* domain that a thread builds next */
+};
 
-#define BUILD_ERROR(b, format, ...)                                                                \
-	tls_report_error((b)->report, "%s: " format, (b)->domain->name, ##__VA_ARGS__)
-#define BUILD_WARNING(b, format, ...)                                                              \
-	do {                                                                                       \
-		if (!(b)->quiet)                                                                   \
-			tls_report_warning((b)->report, "%s: " format, (b)->domain->name,          \
-					   ##__VA_ARGS__);                                         \
-	} while (0)
+/* ---- names ---- */
 
-char *tls_domain_path(const char *dir, const char *name)
+static void address_key(const struct tls_domain *d, char *text)
 {
-	char *path = NULL;
-
-	if (name[0] == '/' || name[0] == '.')
-		return strdup(name);
-	if (asprintf(&path, "%s/%s", dir, name) < 0)
-		return NULL;
-	return path;
+	if (d->scope == TLS_CONFIG_DEFAULT)
+		strcpy(text, "default");
+	else if (d->scope == TLS_CONFIG_ANY)
+		strcpy(text, "any");
+	else
+		tls_address_text(&d->address, text);
 }
 
-/* The first error of libcrypto's queue is the most specific; empties the queue. */
-static const char *openssl_reason(void)
+static void lower(char *text)
 {
-	unsigned long error = ERR_get_error();
-	const char *reason = error ? ERR_reason_error_string(error) : NULL;
-
-	ERR_clear_error();
-	return reason ? reason : "unknown OpenSSL error";
+	for (; *text; text++)
+		*text = (char)tolower((unsigned char)*text);
 }
 
-/* Opens the file that a parameter names; reports why not. The caller frees the BIO. */
-static BIO *open_file(struct build *b, const char *param, const char *name)
+static void name_domain(struct tls_domain *d)
 {
-	char *path = tls_domain_path(b->source->dir, name);
+	char address[TLS_ADDRESS_TEXT];
+	const struct tls_settings *s = &d->settings;
+	bool client = d->role == TLS_ROLE_CLIENT;
+
+	address_key(d, address);
+	snprintf(d->name, sizeof(d->name), "%s:%s%s%s%s%s", client ? "client" : "server", address,
+		 s->server_name ? " " : "", s->server_name ? s->server_name : "",
+		 client && s->server_id ? " id=" : "", client && s->server_id ? s->server_id : "");
+	lower(d->name);
+}
+
+/* ---- settings of a section, its default section and the built-in defaults ---- */
+
+static char *copy_text(const char *text)
+{
+	return text ? strdup(text) : NULL;
+}
+
+/* Takes what the section sets from the section, everything else from base. */
+static void inherit(struct tls_domain *d, const struct tls_config_section *section,
+		    const struct tls_domain *base)
+{
+#define PLACE(field) (struct tls_place){section->file, section->lines.field}
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help)                                            \
+	d->settings.field = section->lines.field ? section->settings.field : base->settings.field; \
+	d->places.field = section->lines.field ? PLACE(field) : base->places.field;
+#define TLS_S(field, param, cfg, def, check, rt, help)                                             \
+	d->settings.field =                                                                        \
+		copy_text(section->lines.field ? section->settings.field : base->settings.field);  \
+	d->places.field = section->lines.field ? PLACE(field) : base->places.field;
+	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+#undef PLACE
+}
+
+/* A row's default; an empty text is not set. */
+static void builtin_settings(struct tls_domain *d)
+{
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help) d->settings.field = (def);
+#define TLS_S(field, param, cfg, def, check, rt, help)                                             \
+	d->settings.field = sizeof(def) > 1 ? strdup(def) : NULL;
+	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+	if (d->role == TLS_ROLE_CLIENT) { /* a client needs none */
+		free(d->settings.certificate);
+		d->settings.certificate = NULL;
+	}
+}
+
+/* A domain of a section names its peers for itself, its default section's do not fit. */
+static void clear_names(struct tls_domain *base)
+{
+	free(base->settings.server_name);
+	free(base->settings.server_id);
+	base->settings.server_name = base->settings.server_id = NULL;
+}
+
+static const struct tls_config_section *default_section(const struct tls_config *config,
+							enum tls_role role)
+{
+	for (size_t i = 0; i < config->count; i++)
+		if (config->sections[i].scope == TLS_CONFIG_DEFAULT &&
+		    config->sections[i].role == role)
+			return &config->sections[i];
+	return NULL;
+}
+
+static struct tls_domain *add_domain(struct builder *b, enum tls_role role,
+				     enum tls_config_scope scope)
+{
+	struct tls_domain *d = &b->set->domains[b->set->count++];
+
+	d->role = role;
+	d->scope = scope;
+	return d;
+}
+
+static void add_section(struct builder *b, const struct tls_config_section *section,
+			const struct tls_domain *base)
+{
+	struct tls_domain *d = add_domain(b, section->role, section->scope);
+
+	d->address = section->address;
+	d->place = (struct tls_place){section->file, section->line};
+	inherit(d, section, base);
+	name_domain(d);
+}
+
+static bool file_exists(const struct builder *b, const char *name)
+{
+	char *path = tls_context_path(b->source->dir, name);
 	struct stat st;
-	FILE *file = NULL;
-	BIO *bio = NULL;
+	bool exists = path && stat(path, &st) == 0;
 
-	if (!path)
-		BUILD_ERROR(b, "parameter %s: out of memory", param);
-	else if (stat(path, &st) != 0 || (!S_ISDIR(st.st_mode) && !(file = fopen(path, "re"))))
-		BUILD_ERROR(b, "parameter %s: cannot read file '%s': %s", param, path,
-			    strerror(errno));
-	else if (!file)
-		BUILD_ERROR(b, "parameter %s: '%s' is a directory, not a file", param, path);
-	else if (S_ISREG(st.st_mode) && st.st_size == 0)
-		BUILD_ERROR(b, "parameter %s: file '%s' is empty", param, path);
-	else if (!(bio = BIO_new_fp(file, BIO_CLOSE)))
-		BUILD_ERROR(b, "parameter %s: out of memory", param);
-	if (file && !bio)
-		fclose(file);
 	free(path);
-	return bio;
+	return exists;
 }
 
-/* Reads every certificate of a file; an empty or a broken one is reported and gives NULL. */
-static STACK_OF(X509) * read_certificates(struct build *b, const char *param, const char *name)
+/* The default domain of a role: its section, or what is built in. A server without a certificate
+ * has none, and refuses clients that no other section is for. */
+static void add_default(struct builder *b, enum tls_role role)
 {
-	BIO *bio = open_file(b, param, name);
-	STACK_OF(X509) *certs = bio ? sk_X509_new_null() : NULL;
-	unsigned long error;
-	X509 *cert;
+	const struct tls_config_section *section = default_section(b->set->config, role);
+	struct tls_domain builtin = {.role = role};
+	struct tls_domain *d;
 
-	if (!certs) {
-		BIO_free(bio);
-		return NULL;
+	builtin_settings(&builtin);
+	if (section) {
+		add_section(b, section, &builtin);
+	} else if (role == TLS_ROLE_CLIENT || file_exists(b, builtin.settings.certificate)) {
+		d = add_domain(b, role, TLS_CONFIG_DEFAULT);
+		d->settings = builtin.settings;
+		memset(&builtin.settings, 0, sizeof(builtin.settings));
+		name_domain(d);
+	} else {
+		tls_report_warning(b->report,
+				   "%s: no [server:default] section and no file '%s': clients "
+				   "that no other section is for are refused",
+				   b->source->config, builtin.settings.certificate);
 	}
-	while ((cert = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL)))
-		sk_X509_push(certs, cert);
-	BIO_free(bio);
-	error = ERR_peek_last_error();
-	if (sk_X509_num(certs) == 0 || ERR_GET_REASON(error) != PEM_R_NO_START_LINE) {
-		if (sk_X509_num(certs) == 0 && ERR_GET_REASON(error) == PEM_R_NO_START_LINE)
-			BUILD_ERROR(b, "parameter %s: file '%s' contains no certificate in PEM",
-				    param, name);
-		else
-			BUILD_ERROR(b, "parameter %s: file '%s': certificate %d is broken: %s",
-				    param, name, sk_X509_num(certs) + 1, openssl_reason());
-		sk_X509_pop_free(certs, X509_free);
-		certs = NULL;
+	tls_settings_free(&builtin.settings);
+}
+
+/* The settings that sections of a role inherit: those of its default section, but for names. */
+static void base_settings(struct builder *b, enum tls_role role, struct tls_domain *base)
+{
+	const struct tls_config_section *section = default_section(b->set->config, role);
+	struct tls_domain builtin = {.role = role};
+
+	*base = (struct tls_domain){.role = role};
+	builtin_settings(&builtin);
+	if (section) {
+		inherit(base, section, &builtin);
+		tls_settings_free(&builtin.settings);
+	} else {
+		base->settings = builtin.settings;
 	}
-	ERR_clear_error();
-	return certs;
+	clear_names(base);
 }
 
-static const char *subject_text(const X509 *cert, char *text, size_t size)
+static int draft_from_config(struct builder *b)
 {
-	BIO *bio = BIO_new(BIO_s_mem());
-	int len;
+	const struct tls_config *previous =
+		b->source->previous ? b->source->previous->config : NULL;
+	struct tls_config *config = tls_config_read(b->source->config, previous, b->report);
+	struct tls_domain bases[2];
 
-	text[0] = '\0';
-	if (!bio)
-		return text;
-	X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0, XN_FLAG_RFC2253);
-	len = BIO_read(bio, text, (int)size - 1);
-	text[len > 0 ? len : 0] = '\0';
-	BIO_free(bio);
-	return text;
-}
-
-static void time_text(const ASN1_TIME *time, char *text, size_t size)
-{
-	BIO *bio = BIO_new(BIO_s_mem());
-	int len = 0;
-
-	if (bio && ASN1_TIME_print(bio, time))
-		len = BIO_read(bio, text, (int)size - 1);
-	text[len > 0 ? len : 0] = '\0';
-	BIO_free(bio);
-}
-
-/* An operator may need the server more than a valid date, so a date only warns. */
-static void warn_of_dates(struct build *b, const X509 *cert, const char *param, const char *name)
-{
-	char subject[256], when[64];
-
-	if (X509_cmp_current_time(X509_get0_notAfter(cert)) < 0) {
-		time_text(X509_get0_notAfter(cert), when, sizeof(when));
-		BUILD_WARNING(b, "parameter %s: file '%s': certificate '%s' expired on %s", param,
-			      name, subject_text(cert, subject, sizeof(subject)), when);
-	} else if (X509_cmp_current_time(X509_get0_notBefore(cert)) > 0) {
-		time_text(X509_get0_notBefore(cert), when, sizeof(when));
-		BUILD_WARNING(b, "parameter %s: file '%s': certificate '%s' is not valid before %s",
-			      param, name, subject_text(cert, subject, sizeof(subject)), when);
-	}
-}
-
-static bool list_has_level(const char *list)
-{
-	return list && strstr(list, "@SECLEVEL=");
-}
-
-static void build_method(struct build *b)
-{
-	const struct tls_method *method = tls_param_method(b->domain->settings.method);
-	SSL_CTX *ctx = b->domain->ctx;
-
-	if (method->min == SSL2_VERSION || !SSL_CTX_set_min_proto_version(ctx, method->min) ||
-	    !SSL_CTX_set_max_proto_version(ctx, method->max)) {
-		BUILD_ERROR(b, "parameter tls_method: %s is not supported by %s", method->name,
-			    OpenSSL_version(OPENSSL_VERSION));
-		ERR_clear_error();
-		return;
-	}
-	if (method->min < TLS1_2_VERSION)
-		BUILD_WARNING(b,
-			      "parameter tls_method: %s accepts versions below TLS 1.2, "
-			      "which are not secure (RFC 8996)",
-			      method->name);
-}
-
-/* Splits the list into TLS 1.3 suites, whose names begin with TLS_, and the rest. */
-static int split_ciphers(const char *list, char **suites, char **ciphers)
-{
-	size_t size = strlen(list) + 2;
-	char *copy = strdup(list), *save = NULL, *item;
-
-	*suites = calloc(1, size);
-	*ciphers = calloc(1, size);
-	if (!copy || !*suites || !*ciphers) {
-		free(copy);
+	if (!config)
+		return -1;
+	b->set->config = config;
+	b->set->domains = calloc(config->count + 2, sizeof(*b->set->domains));
+	if (!b->set->domains) {
+		tls_report_error(b->report, "out of memory");
 		return -1;
 	}
-	for (item = strtok_r(copy, ":, ", &save); item; item = strtok_r(NULL, ":, ", &save)) {
-		char *to = strncmp(item, "TLS_", 4) == 0 ? *suites : *ciphers;
-		size_t len = strlen(to);
+	add_default(b, TLS_ROLE_SERVER);
+	add_default(b, TLS_ROLE_CLIENT);
+	base_settings(b, TLS_ROLE_SERVER, &bases[TLS_ROLE_SERVER]);
+	base_settings(b, TLS_ROLE_CLIENT, &bases[TLS_ROLE_CLIENT]);
+	for (size_t i = 0; i < config->count; i++) {
+		const struct tls_config_section *section = &config->sections[i];
 
-		snprintf(to + len, size - len, "%s%s", len ? ":" : "", item);
+		if (section != default_section(config, section->role))
+			add_section(b, section, &bases[section->role]);
 	}
-	free(copy);
+	tls_settings_free(&bases[TLS_ROLE_SERVER].settings);
+	tls_settings_free(&bases[TLS_ROLE_CLIENT].settings);
 	return 0;
 }
 
-/* A list of TLS 1.3 suites alone leaves nothing for older versions. */
-static void only_tls_1_3(struct build *b)
+static int draft_from_parameters(struct builder *b)
 {
-	const struct tls_method *method = tls_param_method(b->domain->settings.method);
+	b->set->domains = calloc(2, sizeof(*b->set->domains));
+	for (enum tls_role role = TLS_ROLE_SERVER; b->set->domains && role <= TLS_ROLE_CLIENT;
+	     role++) {
+		struct tls_domain *d = add_domain(b, role, TLS_CONFIG_DEFAULT);
 
-	if (method->max && method->max < TLS1_3_VERSION)
-		BUILD_ERROR(b,
-			    "parameter cipher_list: '%s' names suites of TLS 1.3 only, but "
-			    "tls_method is %s",
-			    b->domain->settings.cipher_list, method->name);
-	else
-		SSL_CTX_set_min_proto_version(b->domain->ctx, TLS1_3_VERSION);
-}
-
-static void apply_cipher_list(struct build *b, const char *list)
-{
-	char *suites = NULL, *ciphers = NULL;
-
-	if (split_ciphers(list, &suites, &ciphers) != 0)
-		BUILD_ERROR(b, "parameter cipher_list: out of memory");
-	else if (!suites[0] && !ciphers[0])
-		BUILD_ERROR(b, "parameter cipher_list: '%s' names no cipher suite", list);
-	else if (suites[0] && !SSL_CTX_set_ciphersuites(b->domain->ctx, suites))
-		BUILD_ERROR(b, "parameter cipher_list: '%s' has an unknown TLS 1.3 suite: %s",
-			    suites, openssl_reason());
-	else if (!ciphers[0])
-		only_tls_1_3(b);
-	else if (!SSL_CTX_set_cipher_list(b->domain->ctx, ciphers))
-		BUILD_ERROR(b, "parameter cipher_list: '%s' names no suite that %s knows: %s",
-			    ciphers, OpenSSL_version(OPENSSL_VERSION), openssl_reason());
-	free(suites);
-	free(ciphers);
-}
-
-static void build_ciphers(struct build *b)
-{
-	const struct tls_settings *s = &b->domain->settings;
-	bool old = tls_param_method(s->method)->min < TLS1_2_VERSION;
-
-	if (old && !list_has_level(s->cipher_list))
-		SSL_CTX_set_security_level(b->domain->ctx, 0);
-	if (s->cipher_list)
-		apply_cipher_list(b, s->cipher_list);
-	else if (!SSL_CTX_set_cipher_list(b->domain->ctx,
-					  old ? TLS_OLD_CIPHERS : TLS_STRONG_CIPHERS))
-		BUILD_ERROR(b, "cannot set the default cipher list: %s", openssl_reason());
-}
-
-/* Called by libcrypto for an encrypted key: notes that, and gives no password. */
-static int note_encrypted(char *buffer, int size, int writing, void *encrypted)
-{
-	(void)buffer;
-	(void)size;
-	(void)writing;
-	*(bool *)encrypted = true;
+		if (tls_settings_from_cfg(&d->settings, b->source->cfg) != 0)
+			break;
+		strcpy(d->name, role == TLS_ROLE_SERVER ? "server:default" : "client:default");
+	}
+	if (b->set->domains && b->set->count == 2)
+		return 0;
+	tls_report_error(b->report, "out of memory");
 	return -1;
 }
 
-static EVP_PKEY *read_key(struct build *b, const char *param, const char *name)
+/* ---- checks ---- */
+
+static void check_socket(struct builder *b, const struct tls_domain *d)
 {
-	BIO *bio = open_file(b, param, name);
-	bool encrypted = false;
-	EVP_PKEY *key;
+	char address[TLS_ADDRESS_TEXT], list[1024] = "";
 
-	if (!bio)
-		return NULL;
-	key = PEM_read_bio_PrivateKey(bio, NULL, note_encrypted, &encrypted);
-	BIO_free(bio);
-	if (!key && encrypted)
-		BUILD_ERROR(b,
-			    "parameter %s: the private key in file '%s' is encrypted, "
-			    "a key without a password is needed",
-			    param, name);
-	else if (!key && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE)
-		BUILD_ERROR(b, "parameter %s: file '%s' contains no private key in PEM", param,
-			    name);
-	else if (!key)
-		BUILD_ERROR(b, "parameter %s: file '%s': the private key is broken: %s", param,
-			    name, openssl_reason());
-	ERR_clear_error();
-	return key;
-}
-
-static void apply_certificate(struct build *b, STACK_OF(X509) * certs)
-{
-	const char *name = b->domain->settings.certificate;
-	SSL_CTX *ctx = b->domain->ctx;
-
-	if (SSL_CTX_use_certificate(ctx, sk_X509_value(certs, 0)) != 1)
-		BUILD_ERROR(b,
-			    "parameter certificate: file '%s': the certificate cannot be used: "
-			    "%s",
-			    name, openssl_reason());
-	for (int i = 1; i < sk_X509_num(certs); i++)
-		if (SSL_CTX_add1_chain_cert(ctx, sk_X509_value(certs, i)) != 1)
-			BUILD_ERROR(b,
-				    "parameter certificate: file '%s': chain certificate %d "
-				    "cannot be used: %s",
-				    name, i + 1, openssl_reason());
-}
-
-static void build_certificate(struct build *b)
-{
-	const struct tls_settings *s = &b->domain->settings;
-	const char *param = s->private_key ? "private_key" : "certificate";
-	const char *name = s->private_key ? s->private_key : s->certificate;
-	STACK_OF(X509) * certs;
-	EVP_PKEY *key;
-
-	if (!s->certificate) {
-		if (b->domain->role == TLS_ROLE_SERVER)
-			BUILD_ERROR(b, "parameter certificate: a server needs a certificate");
+	if (d->role != TLS_ROLE_SERVER || d->scope != TLS_CONFIG_ADDRESS)
 		return;
+	for (size_t i = 0; i < b->source->socket_count; i++) {
+		const struct tls_address *socket = &b->source->sockets[i];
+		static const uint8_t any[16];
+		size_t len = strlen(list);
+
+		if (socket->ip_len == d->address.ip_len &&
+		    (memcmp(socket->ip, d->address.ip, socket->ip_len) == 0 ||
+		     memcmp(socket->ip, any, socket->ip_len) == 0) &&
+		    (d->address.port == 0 || d->address.port == socket->port))
+			return;
+		snprintf(list + len, sizeof(list) - len, "%s%s", len ? ", " : "",
+			 tls_address_text(socket, address));
 	}
-	certs = read_certificates(b, "certificate", s->certificate);
-	key = read_key(b, param, name);
-	if (certs) {
-		warn_of_dates(b, sk_X509_value(certs, 0), "certificate", s->certificate);
-		apply_certificate(b, certs);
-	}
-	if (certs && key && X509_check_private_key(sk_X509_value(certs, 0), key) != 1)
-		BUILD_ERROR(b,
-			    "parameter %s: the private key in file '%s' does not belong to the "
-			    "certificate in file '%s'",
-			    param, name, s->certificate);
-	else if (certs && key && SSL_CTX_use_PrivateKey(b->domain->ctx, key) != 1)
-		BUILD_ERROR(b, "parameter %s: the private key in file '%s' cannot be used: %s",
-			    param, name, openssl_reason());
-	ERR_clear_error();
-	EVP_PKEY_free(key);
-	sk_X509_pop_free(certs, X509_free);
+	b->report->summary = TLS_SUMMARY_SOCKET;
+	tls_report_error(b->report,
+			 "%s:%u: no TLS socket of the server is at %s, expected one of %s",
+			 d->place.file, d->place.line, tls_address_text(&d->address, address),
+			 list[0] ? list : "(no TLS sockets)");
 }
 
-/* A trusted certificate is a CA's, or stands for itself. */
-static bool is_trust_anchor(X509 *cert)
+static void check_scope(struct builder *b, const struct tls_domain *d)
 {
-	return X509_check_ca(cert) > 0 ||
-	       X509_NAME_cmp(X509_get_subject_name(cert), X509_get_issuer_name(cert)) == 0;
-}
+	const struct tls_settings *s = &d->settings;
 
-static void build_ca_list(struct build *b)
-{
-	const char *name = b->domain->settings.ca_list;
-	X509_STORE *store = SSL_CTX_get_cert_store(b->domain->ctx);
-	STACK_OF(X509) * certs;
-	int anchors = 0;
-
-	if (!name || !(certs = read_certificates(b, "ca_list", name)))
+	if (d->scope != TLS_CONFIG_ANY || s->server_name ||
+	    (d->role == TLS_ROLE_CLIENT && s->server_id))
 		return;
-	for (int i = 0; i < sk_X509_num(certs); i++) {
-		X509 *cert = sk_X509_value(certs, i);
-
-		anchors += is_trust_anchor(cert);
-		warn_of_dates(b, cert, "ca_list", name);
-		if (X509_STORE_add_cert(store, cert) != 1 ||
-		    SSL_CTX_add_client_CA(b->domain->ctx, cert) != 1)
-			BUILD_ERROR(b,
-				    "parameter ca_list: file '%s': certificate %d cannot be "
-				    "used: %s",
-				    name, i + 1, openssl_reason());
-	}
-	if (anchors == 0)
-		BUILD_ERROR(b,
-			    "parameter ca_list: none of the %d certificates in file '%s' is a "
-			    "CA's",
-			    sk_X509_num(certs), name);
-	sk_X509_pop_free(certs, X509_free);
+	tls_report_error(b->report, "%s:%u: a section for any address needs a server_name%s",
+			 d->place.file, d->place.line,
+			 d->role == TLS_ROLE_CLIENT ? " or a server_id"
+						    : " (else it is [server:default])");
 }
 
-static void build_ca_path(struct build *b)
+static void check_unique(struct builder *b, struct tls_domain *d)
 {
-	const char *name = b->domain->settings.ca_path;
-	char *path = name ? tls_domain_path(b->source->dir, name) : NULL;
+	const struct tls_domain *other = tls_map_add(b->set->names, d->name, d);
+
+	if (other)
+		tls_report_error(b->report, "%s:%u: section [%s] stands at %s:%u already",
+				 d->place.file, d->place.line, d->name, other->place.file,
+				 other->place.line);
+}
+
+/* ---- material ---- */
+
+static void stamp_file(EVP_MD_CTX *md, const char *path)
+{
 	struct stat st;
 
-	if (!name)
-		return;
-	if (!path)
-		BUILD_ERROR(b, "parameter ca_path: out of memory");
-	else if (stat(path, &st) != 0)
-		BUILD_ERROR(b, "parameter ca_path: directory '%s': %s", path, strerror(errno));
-	else if (!S_ISDIR(st.st_mode))
-		BUILD_ERROR(b, "parameter ca_path: '%s' is not a directory", path);
-	else if (SSL_CTX_load_verify_locations(b->domain->ctx, NULL, path) != 1)
-		BUILD_ERROR(b, "parameter ca_path: directory '%s': %s", path, openssl_reason());
+	if (stat(path, &st) != 0)
+		memset(&st, 0, sizeof(st));
+	EVP_DigestUpdate(md, &st.st_dev, sizeof(st.st_dev));
+	EVP_DigestUpdate(md, &st.st_ino, sizeof(st.st_ino));
+	EVP_DigestUpdate(md, &st.st_size, sizeof(st.st_size));
+	EVP_DigestUpdate(md, &st.st_mtim, sizeof(st.st_mtim));
+	EVP_DigestUpdate(md, &st.st_ctim, sizeof(st.st_ctim));
+}
+
+/* A directory's own times do not tell of a file in it that was written to. */
+static void stamp_directory(EVP_MD_CTX *md, const char *path)
+{
+	struct dirent **entries = NULL;
+	int count = scandir(path, &entries, NULL, alphasort);
+
+	for (int i = 0; i < count; i++) {
+		char name[4096];
+
+		snprintf(name, sizeof(name), "%s/%s", path, entries[i]->d_name);
+		stamp_file(md, name);
+		free(entries[i]);
+	}
+	free(entries);
+}
+
+static void stamp_path(EVP_MD_CTX *md, const char *dir, const char *name)
+{
+	char *path = name ? tls_context_path(dir, name) : NULL;
+	struct stat st;
+
+	if (path && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		stamp_directory(md, path);
+	if (path)
+		stamp_file(md, path);
 	free(path);
 }
 
-static void build_crl(struct build *b)
+static void stamp_text(EVP_MD_CTX *md, const char *text)
 {
-	const char *name = b->domain->settings.crl;
-	X509_STORE *store = SSL_CTX_get_cert_store(b->domain->ctx);
-	BIO *bio = name ? open_file(b, "crl", name) : NULL;
-	X509_CRL *crl;
-	int found = 0;
+	uint8_t is_set = text != NULL;
 
-	if (!bio)
+	EVP_DigestUpdate(md, &is_set, 1);
+	if (text)
+		EVP_DigestUpdate(md, text, strlen(text) + 1);
+}
+
+/* Everything that an SSL_CTX depends on, in one digest: equal stamps, equal contexts. */
+static bool make_stamp(const struct tls_domain_source *source, const struct tls_domain *d,
+		       uint8_t *stamp)
+{
+	const struct tls_settings *s = &d->settings;
+	const char *password = s->private_key_password, *password2 = s->private_key_password2;
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL);
+
+	if (ok) {
+		stamp_text(md, d->name);
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help)                                            \
+	EVP_DigestUpdate(md, &s->field, sizeof(s->field));
+#define TLS_S(field, param, cfg, def, check, rt, help) stamp_text(md, s->field);
+		TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+		stamp_path(md, source->dir, s->certificate);
+		stamp_path(md, source->dir, s->private_key);
+		stamp_path(md, source->dir, s->certificate2);
+		stamp_path(md, source->dir, s->private_key2);
+		stamp_path(md, source->dir, s->ca_list);
+		stamp_path(md, source->dir, s->ca_path);
+		stamp_path(md, source->dir, s->crl);
+		if (password && strncmp(password, "file:", 5) == 0)
+			stamp_path(md, source->dir, password + 5);
+		if (password2 && strncmp(password2, "file:", 5) == 0)
+			stamp_path(md, source->dir, password2 + 5);
+		ok = EVP_DigestFinal_ex(md, stamp, NULL);
+	}
+	EVP_MD_CTX_free(md);
+	return ok;
+}
+
+static void material_unref(struct tls_material *m)
+{
+	if (!m || atomic_fetch_sub(&m->refs, 1) != 1)
 		return;
-	while ((crl = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL))) {
-		found += X509_STORE_add_crl(store, crl) == 1;
-		X509_CRL_free(crl);
-	}
-	BIO_free(bio);
-	if (found == 0 || ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)
-		BUILD_ERROR(b, "parameter crl: file '%s': %s", name,
-			    found == 0 ? "contains no usable CRL in PEM" : openssl_reason());
-	ERR_clear_error();
-	X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
+	SSL_CTX_free(m->ctx);
+	free(m);
 }
 
-static void build_verify(struct build *b)
+static struct tls_material *material_new(SSL_CTX *ctx, const uint8_t *stamp)
 {
-	const struct tls_settings *s = &b->domain->settings;
-	bool require = s->require_certificate;
-	bool verify = s->verify_certificate || require;
+	struct tls_material *m = calloc(1, sizeof(*m));
 
-	if (b->domain->role == TLS_ROLE_SERVER && strcasecmp(s->verify_client, "off") != 0) {
-		require |= strcasecmp(s->verify_client, "on") == 0;
-		b->domain->accept_unverified =
-			!verify && strcasecmp(s->verify_client, "optional_no_ca") == 0;
-		verify = true;
+	if (!m) {
+		SSL_CTX_free(ctx);
+		return NULL;
 	}
-	SSL_CTX_set_verify(b->domain->ctx,
-			   (verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) |
-				   (require ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0),
-			   SSL_CTX_get_verify_callback(b->domain->ctx));
-	SSL_CTX_set_verify_depth(b->domain->ctx, s->verify_depth);
-	if (verify && !b->domain->accept_unverified && !s->ca_list && !s->ca_path)
-		BUILD_WARNING(b, "certificates of peers must verify, but neither ca_list nor "
-				 "ca_path is set: no certificate will");
+	atomic_init(&m->refs, 1);
+	memcpy(m->stamp, stamp, STAMP_SIZE);
+	m->ctx = ctx;
+	return m;
 }
 
-/* A session is resumed only in a domain of the name and context that it was made in. */
-static void build_sessions(struct build *b)
+static struct tls_domain *domain_before(const struct builder *b, const struct tls_domain *d)
 {
-	const struct cfg_group_tls *cfg = b->source->cfg;
-	unsigned char context[EVP_MAX_MD_SIZE];
-	unsigned int len = 0;
-	char text[512];
+	const struct tls_domain_set *previous = b->source->previous;
 
-	snprintf(text, sizeof(text), "%.*s/%s", cfg->session_id.len, cfg->session_id.s,
-		 b->domain->name);
-	if (!EVP_Digest(text, strlen(text), context, &len, EVP_sha256(), NULL) ||
-	    !SSL_CTX_set_session_id_context(b->domain->ctx, context, len))
-		BUILD_ERROR(b, "parameter session_id: %s", openssl_reason());
-	SSL_CTX_set_session_cache_mode(b->domain->ctx,
-				       cfg->session_cache && b->domain->role == TLS_ROLE_SERVER
-					       ? SSL_SESS_CACHE_SERVER
-					       : SSL_SESS_CACHE_OFF);
-	/* One ticket is what a SIP peer that comes back needs; each costs a record and an HMAC. */
-	SSL_CTX_set_num_tickets(b->domain->ctx, 1);
+	return previous ? tls_map_get(previous->names, d->name) : NULL;
+}
+
+static struct tls_domain *default_of(const struct tls_domain_set *set, enum tls_role role)
+{
+	return role == TLS_ROLE_SERVER ? set->server_default : set->client_default;
+}
+
+static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d,
+			     struct tls_report *report)
+{
+	const struct tls_domain *base = default_of(b->set, d->role);
+	struct tls_context_input input = {
+		.role = d->role,
+		.name = d->name,
+		.settings = &d->settings,
+		.places = &d->places,
+		.cfg = b->source->cfg,
+		.dir = b->source->dir,
+		.prepare = b->source->prepare,
+		.may_ask = b->source->may_ask,
+		/* Both roles have the settings of the module parameters. */
+		.quiet = !b->set->config && d->role == TLS_ROLE_CLIENT,
+	};
+
+	if (base && base != d && base->ctx && tls_context_same_store(&d->settings, &base->settings))
+		input.store_from = base->ctx;
+	return tls_context_new(&input, report);
+}
+
+/* Gives a domain its material: the one it had before, if nothing changed, or a new one. */
+static void build_material(struct builder *b, struct tls_domain *d, struct tls_report *report)
+{
+	const struct tls_domain *before = domain_before(b, d);
+	uint8_t stamp[STAMP_SIZE];
+	SSL_CTX *ctx;
+
+	if (!make_stamp(b->source, d, stamp)) {
+		tls_report_error(report, "out of memory");
+		return;
+	}
+	if (before && memcmp(before->material->stamp, stamp, STAMP_SIZE) == 0) {
+		d->material = before->material;
+		atomic_fetch_add(&d->material->refs, 1);
+	} else {
+		ctx = make_context(b, d, report);
+		d->material = ctx ? material_new(ctx, stamp) : NULL;
+		if (ctx && !d->material)
+			tls_report_error(report, "out of memory");
+	}
+	if (d->material)
+		d->ctx = d->material->ctx;
+}
+
+static void *build_thread(void *arg)
+{
+	struct builder *b = arg;
+	struct tls_report *report = calloc(1, sizeof(*report));
+	size_t i;
+
+	while (report && (i = atomic_fetch_add(&b->next, 1)) < b->set->count)
+		if (!b->set->domains[i].material)
+			build_material(b, &b->set->domains[i], report);
+	tls_context_thread_end();
+	return report;
+}
+
+static void merge_report(struct builder *b, struct tls_report *report)
+{
+	if (!report) {
+		tls_report_error(b->report, "out of memory");
+		return;
+	}
+	tls_report_merge(b->report, report);
+	tls_report_free(report);
+	free(report);
+}
+
+/* Default domains first: others share their CA store. */
+static void build_materials(struct builder *b)
+{
+	unsigned wanted = b->set->count < 64 ? 1 : b->source->threads, started = 0;
+	pthread_t threads[64];
+	void *report;
+
+	for (size_t i = 0; i < b->set->count; i++) {
+		struct tls_domain *d = &b->set->domains[i];
+
+		/* Of module parameters both roles are made, so an error would be told twice. */
+		if (d->scope == TLS_CONFIG_DEFAULT && (b->set->config || !b->report->errors))
+			build_material(b, d, b->report);
+	}
+	if (b->report->errors && !b->set->config)
+		return;
+	atomic_init(&b->next, 0);
+	while (started + 1 < wanted && started < 64 &&
+	       pthread_create(&threads[started], NULL, build_thread, b) == 0)
+		started++;
+	merge_report(b, build_thread(b));
+	while (started > 0) {
+		pthread_join(threads[--started], &report);
+		merge_report(b, report);
+	}
+}
+
+/* ---- idents ---- */
+
+static void ident_unref(struct tls_domain_ident *ident)
+{
+	if (!ident || atomic_fetch_sub(&ident->refs, 1) != 1)
+		return;
+	ident->gone(ident->id);
+	free(ident);
+}
+
+static struct tls_domain_ident *ident_new(const struct tls_domain_source *source, const char *name)
+{
+	struct tls_domain_ident *ident = calloc(1, sizeof(*ident));
+
+	if (!ident)
+		return NULL;
+	atomic_init(&ident->refs, 1);
+	ident->gone = source->gone;
+	ident->id = source->new_id(name);
+	if (ident->id)
+		return ident;
+	free(ident);
+	return NULL;
+}
+
+static void build_idents(struct builder *b)
+{
+	for (size_t i = 0; i < b->set->count; i++) {
+		struct tls_domain *d = &b->set->domains[i];
+		const struct tls_domain *before = domain_before(b, d);
+
+		if (before) {
+			d->ident = before->ident;
+			atomic_fetch_add(&d->ident->refs, 1);
+		} else {
+			d->ident = ident_new(b->source, d->name);
+		}
+		if (!d->ident) {
+			tls_report_error(b->report, "too many domains, or out of memory");
+			return;
+		}
+	}
+}
+
+/* ---- the index ---- */
+
+/*
+ * Search keys: "s|ADDRESS|NAME" and "c|ADDRESS|NAME", NAME empty for a domain without one and
+ * ADDRESS "any" for any; and "i|SERVER_ID".
+ */
+static void add_key(struct builder *b, const char *kind, const char *address, const char *name,
+		    struct tls_domain *d)
+{
+	char *key = NULL;
+
+	if (asprintf(&key, "%s|%s%s%s", kind, address, address[0] ? "|" : "", name) < 0) {
+		tls_report_error(b->report, "out of memory");
+		return;
+	}
+	lower(key);
+	if (tls_map_add(b->set->index, key, d))
+		free(key);
+	else
+		b->set->keys[b->set->key_count++] = key;
 }
 
 /*
- * Left alone, OpenSSL builds its own chain anew for every handshake that has a CA store, a
- * quarter of the handshake's cost. Do it once.
+ * A client section is found by its address also without a name: server_name is then what it
+ * asks for. Where several stand at one address, the one without a name is meant.
  */
-static void build_chain(struct build *b)
+static void index_client(struct builder *b, struct tls_domain *d, const char *address, bool named)
 {
-	STACK_OF(X509) *chain = NULL;
+	const struct tls_settings *s = &d->settings;
 
-	SSL_CTX_set_mode(b->domain->ctx, SSL_MODE_NO_AUTO_CHAIN);
-	SSL_CTX_get0_chain_certs(b->domain->ctx, &chain);
-	if (SSL_CTX_get0_certificate(b->domain->ctx) && !chain)
-		SSL_CTX_build_cert_chain(b->domain->ctx, SSL_BUILD_CHAIN_FLAG_NO_ROOT |
-								 SSL_BUILD_CHAIN_FLAG_IGNORE_ERROR |
-								 SSL_BUILD_CHAIN_FLAG_CLEAR_ERROR);
-	ERR_clear_error();
+	if (named && s->server_id)
+		add_key(b, "i", "", s->server_id, d);
+	if (named && s->server_name)
+		add_key(b, "c", address, s->server_name, d);
+	if (!s->server_id && d->scope == TLS_CONFIG_ADDRESS && named == (s->server_name != NULL))
+		add_key(b, "c", address, "", d);
 }
 
-static void build_options(struct build *b)
+static void build_index(struct builder *b)
 {
-	const struct cfg_group_tls *cfg = b->source->cfg;
-	uint64_t options = SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE |
-			   SSL_OP_PRIORITIZE_CHACHA | SSL_OP_SINGLE_DH_USE;
+	struct tls_domain_set *set = b->set;
+	char address[TLS_ADDRESS_TEXT];
 
-	SSL_CTX_clear_options(b->domain->ctx, SSL_OP_NO_COMPRESSION);
-	if (cfg->disable_compression)
-		options |= SSL_OP_NO_COMPRESSION;
-	SSL_CTX_set_options(b->domain->ctx, options);
-	SSL_CTX_set_mode(b->domain->ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
-						 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-	SSL_CTX_set_dh_auto(b->domain->ctx, 1);
-	SSL_CTX_set_max_send_fragment(b->domain->ctx, cfg->ssl_max_send_fragment);
-}
-
-/* Only a try shows whether versions, suites and level leave anything to talk with. */
-static void build_probe(struct build *b)
-{
-	const struct tls_settings *s = &b->domain->settings;
-	SSL *ssl = SSL_new(b->domain->ctx);
-	STACK_OF(SSL_CIPHER) *ciphers = ssl ? SSL_get1_supported_ciphers(ssl) : NULL;
-
-	if (!ssl)
-		BUILD_ERROR(b, "cannot make a connection: %s", openssl_reason());
-	else if (sk_SSL_CIPHER_num(ciphers) <= 0)
-		BUILD_ERROR(b, "%s can use no cipher suite of %s with parameter tls_method %s",
-			    OpenSSL_version(OPENSSL_VERSION),
-			    s->cipher_list ? s->cipher_list : "its own", s->method);
-	sk_SSL_CIPHER_free(ciphers);
-	SSL_free(ssl);
-	ERR_clear_error();
-}
-
-static void build_domain(const struct tls_domain_source *source, struct tls_domain *domain,
-			 enum tls_role role, struct tls_report *report)
-{
-	static const build_step steps[] = {
-		build_method, build_ciphers, build_certificate, build_ca_list, build_ca_path,
-		build_crl,    build_verify,  build_sessions,    build_chain,   build_options,
-	};
-	struct build b = {source, domain, report, role == TLS_ROLE_CLIENT};
-	unsigned errors = report->errors;
-
-	domain->role = role;
-	domain->name = role == TLS_ROLE_SERVER ? "server:default" : "client:default";
-	if (tls_settings_from_cfg(&domain->settings, source->cfg) != 0) {
-		BUILD_ERROR(&b, "out of memory");
+	set->index = tls_map_new(3 * set->count + 1);
+	set->keys = calloc(3 * set->count + 1, sizeof(*set->keys));
+	if (!set->index || !set->keys) {
+		tls_report_error(b->report, "out of memory");
 		return;
 	}
-	domain->ctx =
-		SSL_CTX_new(role == TLS_ROLE_SERVER ? TLS_server_method() : TLS_client_method());
-	if (!domain->ctx) {
-		BUILD_ERROR(&b, "cannot make an SSL_CTX: %s", openssl_reason());
-		return;
+	for (int named = 0; named <= 1; named++) {
+		for (size_t i = 0; i < set->count; i++) {
+			struct tls_domain *d = &set->domains[i];
+
+			address_key(d, address);
+			if (d->role == TLS_ROLE_CLIENT)
+				index_client(b, d, address, named);
+			else if (named && d->scope != TLS_CONFIG_DEFAULT)
+				add_key(b, "s", address,
+					d->settings.server_name ? d->settings.server_name : "", d);
+		}
 	}
-	source->prepare(domain->ctx);
-	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
-		steps[i](&b);
-	if (report->errors == errors)
-		build_probe(&b);
 }
 
-static void free_domain(struct tls_domain *domain)
+static struct tls_domain *look_up(const struct tls_domain_set *set, const char *kind,
+				  const char *address, const char *name)
 {
-	SSL_CTX_free(domain->ctx);
-	tls_settings_free(&domain->settings);
+	char key[KEY_SIZE];
+
+	if (snprintf(key, sizeof(key), "%s|%s%s%s", kind, address, address[0] ? "|" : "", name) >=
+	    (int)sizeof(key))
+		return NULL;
+	lower(key);
+	return tls_map_get(set->index, key);
+}
+
+/* By name at one address: the name itself, then the domains that it is a subdomain of. */
+static struct tls_domain *look_up_name(const struct tls_domain_set *set, const char *kind,
+				       const char *address, const char *name)
+{
+	struct tls_domain *d = look_up(set, kind, address, name);
+
+	if (d && d->settings.server_name_mode != 2)
+		return d;
+	for (name = strchr(name, '.'); name && name[1]; name = strchr(name + 1, '.')) {
+		d = look_up(set, kind, address, name + 1);
+		if (d && d->settings.server_name_mode != 0)
+			return d;
+	}
+	return NULL;
+}
+
+/* The texts under which an address may stand in the index: with its port, and with any. */
+static void address_keys(const struct tls_address *a, char keys[2][TLS_ADDRESS_TEXT])
+{
+	struct tls_address any_port = *a;
+
+	any_port.port = 0;
+	tls_address_text(a, keys[0]);
+	tls_address_text(&any_port, keys[1]);
+}
+
+const struct tls_domain *tls_domain_find_server(const struct tls_domain_set *set,
+						const struct tls_address *local, const char *name,
+						bool *unknown_name)
+{
+	char keys[2][TLS_ADDRESS_TEXT];
+	struct tls_domain *d = NULL;
+
+	*unknown_name = false;
+	address_keys(local, keys);
+	for (int i = 0; i < 2 && name && !d; i++)
+		d = look_up_name(set, "s", keys[i], name);
+	if (d)
+		return d;
+	for (int i = 0; i < 2 && !d; i++)
+		d = look_up(set, "s", keys[i], "");
+	if (!d && name && (d = look_up_name(set, "s", "any", name)))
+		return d;
+	if (!d)
+		d = set->server_default;
+	*unknown_name =
+		name && d && d->settings.refuse_unknown_name &&
+		(!d->settings.server_name || strcasecmp(d->settings.server_name, name) != 0);
+	return *unknown_name ? NULL : d;
+}
+
+const struct tls_domain *tls_domain_find_client(const struct tls_domain_set *set,
+						const char *server_id,
+						const struct tls_address *remote, const char *name)
+{
+	char keys[2][TLS_ADDRESS_TEXT];
+	struct tls_domain *d = NULL;
+	bool named = name && name[0];
+
+	if (server_id && server_id[0])
+		d = look_up(set, "i", "", server_id);
+	address_keys(remote, keys);
+	for (int i = 0; i < 2 && named && !d; i++)
+		d = look_up_name(set, "c", keys[i], name);
+	if (!d && named)
+		d = look_up_name(set, "c", "any", name);
+	for (int i = 0; i < 2 && !d; i++)
+		d = look_up(set, "c", keys[i], "");
+	return d ? d : set->client_default;
+}
+
+/* ---- sets ---- */
+
+static void finish_domains(struct builder *b)
+{
+	for (size_t i = 0; i < b->set->count; i++) {
+		struct tls_domain *d = &b->set->domains[i];
+
+		d->accept_unverified = tls_context_accepts_unverified(d->role, &d->settings);
+		d->rule = tls_identity_rule_of(d->settings.verify_name);
+		if (d->scope == TLS_CONFIG_DEFAULT && d->role == TLS_ROLE_SERVER)
+			b->set->server_default = d;
+		else if (d->scope == TLS_CONFIG_DEFAULT)
+			b->set->client_default = d;
+	}
+}
+
+static void build_set(struct builder *b)
+{
+	b->report->summary = TLS_SUMMARY_LOAD;
+	if ((b->source->config ? draft_from_config(b) : draft_from_parameters(b)) != 0)
+		return;
+	b->report->summary = TLS_SUMMARY_FIX;
+	b->set->names = tls_map_new(b->set->count);
+	if (!b->set->names) {
+		tls_report_error(b->report, "out of memory");
+		return;
+	}
+	for (size_t i = 0; i < b->set->count; i++) {
+		check_unique(b, &b->set->domains[i]);
+		check_scope(b, &b->set->domains[i]);
+		check_socket(b, &b->set->domains[i]);
+	}
+	finish_domains(b);
+	build_materials(b);
+	build_index(b);
+	if (!b->report->errors)
+		build_idents(b);
 }
 
 struct tls_domain_set *tls_domain_set_new(const struct tls_domain_source *source,
 					  struct tls_report *report)
 {
-	struct tls_domain_set *set = calloc(1, sizeof(*set));
+	struct builder b = {.source = source, .report = report};
 
-	if (!set) {
+	b.set = calloc(1, sizeof(*b.set));
+	if (!b.set) {
 		tls_report_error(report, "out of memory");
 		return NULL;
 	}
-	atomic_init(&set->refs, 1);
-	build_domain(source, &set->server, TLS_ROLE_SERVER, report);
-	/* Both have the same settings, so the same errors. */
+	atomic_init(&b.set->refs, 1);
+	build_set(&b);
 	if (report->errors == 0)
-		build_domain(source, &set->client, TLS_ROLE_CLIENT, report);
-	if (report->errors > 0) {
-		tls_domain_set_unref(set);
-		return NULL;
-	}
-	return set;
+		return b.set;
+	tls_domain_set_unref(b.set);
+	return NULL;
 }
 
 struct tls_domain_set *tls_domain_set_ref(struct tls_domain_set *set)
@@ -572,12 +769,17 @@ void tls_domain_set_unref(struct tls_domain_set *set)
 {
 	if (!set || atomic_fetch_sub_explicit(&set->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	free_domain(&set->server);
-	free_domain(&set->client);
+	for (size_t i = 0; i < set->count; i++) {
+		material_unref(set->domains[i].material);
+		ident_unref(set->domains[i].ident);
+		tls_settings_free(&set->domains[i].settings);
+	}
+	for (size_t i = 0; i < set->key_count; i++)
+		free(set->keys[i]);
+	free(set->keys);
+	tls_map_free(set->index);
+	tls_map_free(set->names);
+	tls_config_free(set->config);
+	free(set->domains);
 	free(set);
-}
-
-struct tls_domain *tls_domain_find(struct tls_domain_set *set, enum tls_role role)
-{
-	return role == TLS_ROLE_SERVER ? &set->server : &set->client;
 }

@@ -1,59 +1,103 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Domains: who this end is and whom it trusts, as one SSL_CTX per domain.
- * Lives in the engine process only. A set of domains never changes once it is
- * built; connections hold a reference to the set that they started with, so a
- * newer set can take its place at any time.
+ * Domains: who this end is and whom it trusts, by address and name. Lives in
+ * the engine process only. A set of domains never changes once it is built;
+ * sessions hold a reference to the set that they started with, so a newer one
+ * can take its place at any time.
  */
 #ifndef TLS_DOMAIN_H
 #define TLS_DOMAIN_H
 
-#include "tls_address.h"
-#include "tls_params.h"
-
-#include <openssl/ssl.h>
+#include "tls_config.h"
+#include "tls_context.h"
+#include "tls_identity.h"
+#include "tls_map.h"
 
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
 
-/* Owner: its set. Immutable once built, so threads share it without a lock. */
-struct tls_domain {
-	enum tls_role role;
-	const char *name; /* as in tls.cfg, "server:default"; static */
-	struct tls_settings settings;
-	bool accept_unverified; /* optional_no_ca: the result is kept, never enforced */
-	SSL_CTX *ctx;
+/* "server:" address, host name, server_id, and the NUL. */
+#define TLS_DOMAIN_NAME 640
+
+/* An SSL_CTX and what tells whether it is still up to date; shared by the sets that it serves. */
+struct tls_material;
+
+/* A number that stays with a domain's name from set to set, so that its connections can be
+ * counted. Shared by these sets. */
+struct tls_domain_ident {
+	atomic_uint refs;
+	uint32_t id;
+	void (*gone)(uint32_t id);
 };
 
-/* Owner: its references; freed with the last one. */
+/* Owner: its set. Immutable once that is built, so threads share it without a lock. */
+struct tls_domain {
+	enum tls_role role;
+	enum tls_config_scope scope;
+	struct tls_address address;
+	char name[TLS_DOMAIN_NAME];   /* "server:default", "client:192.0.2.1:5061 example.com" */
+	struct tls_place place;       /* of its section; the set's config owns the file's name */
+	struct tls_settings settings; /* with what it inherits */
+	struct tls_settings_places places;
+	bool accept_unverified;
+	enum tls_identity_rule rule;
+	SSL_CTX *ctx; /* the material's */
+	struct tls_material *material;
+	struct tls_domain_ident *ident;
+};
+
+/* Owner: its references. */
 struct tls_domain_set {
 	atomic_uint refs;
-	struct tls_domain server;
-	struct tls_domain client;
+	struct tls_domain *domains;
+	size_t count;
+	struct tls_domain *server_default, *client_default; /* among them, or NULL */
+	struct tls_map *names;                              /* of domains, to them */
+	struct tls_map *index;                              /* search keys to domains */
+	char **keys;                                        /* of the index */
+	size_t key_count;
+	struct tls_config *config; /* NULL: made of module parameters */
 };
 
 /* What a set is built from. Borrowed for the call. */
 struct tls_domain_source {
 	const struct cfg_group_tls *cfg;
-	const char *dir;               /* directory that relative file names start from */
-	void (*prepare)(SSL_CTX *ctx); /* the user's callbacks, set on every SSL_CTX */
+	const char *dir;                   /* directory that relative file names start from */
+	const char *config;                /* file or directory of sections, or NULL */
+	const struct tls_address *sockets; /* that the host listens on with TLS */
+	size_t socket_count;
+	struct tls_domain_set *previous; /* whose unchanged parts are used again, or NULL */
+	bool may_ask;                    /* for passwords, on the terminal */
+	unsigned threads;                /* that build domains */
+	void (*prepare)(SSL_CTX *ctx);   /* the user's callbacks, set on every SSL_CTX */
+	/* Gives out numbers for domains that the previous set does not have, 0 when there are none
+	 * left, and takes them back. */
+	uint32_t (*new_id)(const char *name);
+	void (*gone)(uint32_t id);
 };
 
 /*
- * Builds a set with one reference. Reports every problem that it finds; returns NULL if one
- * of them is an error.
+ * Builds a set with one reference. Reports every problem that it finds; returns NULL if one of
+ * them is an error.
  */
 struct tls_domain_set *tls_domain_set_new(const struct tls_domain_source *source,
 					  struct tls_report *report);
 struct tls_domain_set *tls_domain_set_ref(struct tls_domain_set *set);
-void tls_domain_set_unref(struct tls_domain_set *set);
+void tls_domain_set_unref(struct tls_domain_set *set); /* NULL is fine */
 
-/* The domain for a new connection. */
-struct tls_domain *tls_domain_find(struct tls_domain_set *set, enum tls_role role);
+/*
+ * The domain for an accepted connection: by local address and the name that the client asks for
+ * (NULL: none), most specific first. NULL: no domain fits, or the one that does refuses unknown
+ * names; *unknown_name tells the latter.
+ */
+const struct tls_domain *tls_domain_find_server(const struct tls_domain_set *set,
+						const struct tls_address *local, const char *name,
+						bool *unknown_name);
 
-/* A file name of the configuration as the module opens it: as it is when it starts with '/' or
- * '.', else inside dir. Returns malloc()ed text or NULL without memory. */
-char *tls_domain_path(const char *dir, const char *name);
+/* The domain for an outgoing connection: by server_id, else by remote address and the name to ask
+ * for ("" or NULL: none), most specific first. */
+const struct tls_domain *tls_domain_find_client(const struct tls_domain_set *set,
+						const char *server_id,
+						const struct tls_address *remote, const char *name);
 
 #endif

@@ -21,6 +21,9 @@
 /* Sessions at one time; a handle is an index of this table, plus one. */
 #define MAX_SESSIONS (1u << 18)
 #define MAX_THREADS  256
+/* Domains at one time, counting those that only old connections have. */
+#define MAX_DOMAINS (1u << 16)
+#define MAX_SUITES  256
 
 /* States of a slot. The process moves it from IDLE to ASKED, the engine on to SERVED and DONE, the
  * process back to IDLE; whoever misses the deadline leaves GIVEN_UP, which the engine turns into
@@ -31,6 +34,17 @@ enum slot_state {
 	SLOT_SERVED,
 	SLOT_DONE,
 	SLOT_GIVEN_UP,
+};
+
+/* Names of suites that were negotiated, so that no other process needs OpenSSL to tell them. */
+struct shared_suite {
+	_Atomic uint16_t suite; /* set last; 0 ends the table */
+	char name[TLS_SESSION_SUITE];
+};
+
+struct shared_domain {
+	atomic_uint users; /* connections */
+	char name[TLS_DOMAIN_NAME];
 };
 
 /*
@@ -44,6 +58,8 @@ struct shared {
 	_Atomic uint32_t sessions;
 	_Atomic uint32_t released; /* first handle of the list, 0: none */
 	_Atomic uint32_t next_released[MAX_SESSIONS + 1];
+	struct shared_domain domains[MAX_DOMAINS + 1]; /* by id; 0 is none */
+	struct shared_suite suites[MAX_SUITES + 1];
 	_Atomic uint64_t *asked; /* bitmap of slots */
 	struct tls_engine_slot *slot;
 	size_t size;
@@ -65,6 +81,11 @@ static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct tls_domain_set *domains;
 static pthread_mutex_t domains_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER; /* held while domains are built */
+
+/* Ids of domains that are gone; some still have connections. Guarded by id_lock. */
+static uint32_t *gone_ids, gone_count, gone_size, used_ids;
+static pthread_mutex_t id_lock = PTHREAD_MUTEX_INITIALIZER;
 static const struct tls_engine_config *engine;
 
 static int futex_wait(_Atomic uint32_t *word, uint32_t value, const struct timespec *timeout)
@@ -111,6 +132,36 @@ void tls_engine_destroy(void)
 unsigned tls_engine_sessions(void)
 {
 	return shared ? atomic_load(&shared->sessions) : 0;
+}
+
+const char *tls_engine_domain_name(uint32_t id)
+{
+	return shared && id <= MAX_DOMAINS ? shared->domains[id].name : "";
+}
+
+void tls_engine_domain_use(uint32_t id, int by)
+{
+	if (shared && id != 0 && id <= MAX_DOMAINS)
+		atomic_fetch_add(&shared->domains[id].users, (unsigned)by);
+}
+
+unsigned tls_engine_domain_users(uint32_t id)
+{
+	return shared && id <= MAX_DOMAINS ? atomic_load(&shared->domains[id].users) : 0;
+}
+
+static struct shared_suite *find_suite(uint16_t suite)
+{
+	struct shared_suite *entry = shared->suites;
+
+	while (atomic_load(&entry->suite) != 0 && atomic_load(&entry->suite) != suite)
+		entry++;
+	return entry;
+}
+
+const char *tls_engine_suite_name(uint16_t suite)
+{
+	return shared ? find_suite(suite)->name : "";
 }
 
 static void wake_engine(void)
@@ -192,6 +243,20 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 	}
 	atomic_store(&slot->state, SLOT_IDLE);
 	return 0;
+}
+
+struct tls_engine_slot *tls_engine_load(unsigned process, enum tls_engine_op op, const char *name,
+					size_t len, unsigned timeout_ms)
+{
+	struct tls_engine_slot *slot = tls_engine_slot(process);
+
+	if (!slot || len >= sizeof(slot->in))
+		return NULL;
+	memcpy(slot->in, name, len);
+	slot->in[len] = '\0';
+	slot->request.op = op;
+	slot->request.in_len = (uint32_t)len;
+	return tls_engine_call(slot, timeout_ms) == 0 ? slot : NULL;
 }
 
 void tls_engine_release(uint32_t handle)
@@ -304,28 +369,155 @@ static void answer_report(struct tls_engine_slot *slot, const struct tls_report 
 	slot->answer.out_len = (uint32_t)len;
 }
 
-/* Privileges go once the files that only root can read were read. */
-static void load_domains(struct tls_engine_slot *slot)
+/* An id that no connection uses any more, or a fresh one; 0 when there is none. */
+static uint32_t take_id(void)
 {
-	struct tls_domain_source source = {engine->cfg, engine->dir, tls_session_prepare};
-	struct tls_report report = {0};
-	struct tls_domain_set *set = tls_domain_set_new(&source, &report), *old;
+	for (uint32_t i = 0; i < gone_count; i++) {
+		uint32_t id = gone_ids[i];
 
-	if (set && !domains && engine->drop_privileges() != 0) {
-		tls_report_error(&report, "the engine process cannot drop its privileges");
+		if (atomic_load(&shared->domains[id].users) == 0) {
+			gone_ids[i] = gone_ids[--gone_count];
+			return id;
+		}
+	}
+	return used_ids < MAX_DOMAINS ? ++used_ids : 0;
+}
+
+static uint32_t new_domain_id(const char *name)
+{
+	uint32_t id;
+
+	pthread_mutex_lock(&id_lock);
+	id = take_id();
+	pthread_mutex_unlock(&id_lock);
+	if (id)
+		snprintf(shared->domains[id].name, sizeof(shared->domains[id].name), "%s", name);
+	return id;
+}
+
+static void domain_gone(uint32_t id)
+{
+	pthread_mutex_lock(&id_lock);
+	if (gone_count == gone_size) {
+		uint32_t size = gone_size ? 2 * gone_size : 64;
+		uint32_t *more = realloc(gone_ids, size * sizeof(*more));
+
+		gone_ids = more ? more : gone_ids;
+		gone_size = more ? size : gone_size;
+	}
+	if (gone_count < gone_size) /* without memory an id is lost, no more */
+		gone_ids[gone_count++] = id;
+	pthread_mutex_unlock(&id_lock);
+}
+
+static unsigned processors(void)
+{
+	long online = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return online > 0 ? (unsigned)online : 1;
+}
+
+static struct tls_domain_set *build_domains(const char *name, struct tls_domain_set *previous,
+					    struct tls_report *report)
+{
+	char *config = name[0] ? tls_context_path(engine->dir, name) : NULL;
+	struct tls_domain_source source = {
+		.cfg = engine->cfg,
+		.dir = engine->dir,
+		.config = config,
+		.sockets = engine->sockets,
+		.socket_count = engine->socket_count,
+		.previous = previous,
+		.may_ask = !previous && engine->cfg->key_password_mode == 1,
+		.threads = processors(),
+		.prepare = tls_session_prepare,
+		.new_id = new_domain_id,
+		.gone = domain_gone,
+	};
+	struct tls_domain_set *set = NULL;
+
+	if (name[0] && !config)
+		tls_report_error(report, "out of memory");
+	else
+		set = tls_domain_set_new(&source, report);
+	free(config);
+	/* Privileges go once the files that only root can read were read. */
+	if (set && !previous && engine->drop_privileges() != 0) {
+		tls_report_error(report, "the engine process cannot drop its privileges");
 		tls_domain_set_unref(set);
 		set = NULL;
 	}
-	answer_report(slot, &report);
+	return set;
+}
+
+static void load_domains(struct tls_engine_slot *slot)
+{
+	struct tls_report report = {0};
+	struct tls_domain_set *previous, *set = NULL;
+
+	pthread_mutex_lock(&load_lock);
+	previous = current_domains();
+	set = build_domains((const char *)slot->in, previous, &report);
 	slot->answer.state = set ? TLS_SESSION_HELD : TLS_SESSION_FAILED;
+	if (set && slot->request.op == TLS_ENGINE_LOAD) {
+		pthread_mutex_lock(&domains_lock);
+		domains = set;
+		pthread_mutex_unlock(&domains_lock);
+		set = NULL;
+		tls_domain_set_unref(previous); /* the reference that it had as the current one */
+	}
+	pthread_mutex_unlock(&load_lock);
+	tls_domain_set_unref(set);
+	tls_domain_set_unref(previous);
+	snprintf(slot->answer.text, TLS_SESSION_TEXT, "%s", report.summary ? report.summary : "");
+	answer_report(slot, &report);
 	tls_report_free(&report);
-	if (!set)
+}
+
+static void describe_certificate(const struct tls_domain *d, struct tls_engine_domain *row)
+{
+	X509 *cert = SSL_CTX_get0_certificate(d->ctx);
+	EVP_PKEY *key = cert ? X509_get0_pubkey(cert) : NULL;
+	STACK_OF(X509) *chain = NULL;
+	int days = 0, seconds = 0;
+
+	if (!cert)
 		return;
-	pthread_mutex_lock(&domains_lock);
-	old = domains;
-	domains = set;
-	pthread_mutex_unlock(&domains_lock);
-	tls_domain_set_unref(old);
+	tls_session_subject(cert, row->subject, sizeof(row->subject));
+	tls_identity_names(cert, TLS_IDENTITY_OFF, row->names, sizeof(row->names));
+	if (ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert)))
+		row->expires = (int64_t)days * 86400 + seconds;
+	snprintf(row->key_type, sizeof(row->key_type), "%s",
+		 key ? OBJ_nid2sn(EVP_PKEY_base_id(key)) : "");
+	row->key_bits = key ? (unsigned)EVP_PKEY_bits(key) : 0;
+	SSL_CTX_get0_chain_certs(d->ctx, &chain);
+	row->chain = 1 + (chain ? (unsigned)sk_X509_num(chain) : 0);
+}
+
+static void list_domains(struct tls_engine_slot *slot)
+{
+	struct tls_domain_set *set = current_domains();
+	struct tls_engine_domain *rows = (struct tls_engine_domain *)slot->out;
+	size_t room = sizeof(slot->out) / sizeof(*rows);
+
+	slot->answer.state = TLS_SESSION_HELD;
+	for (size_t i = slot->request.first; set && i < set->count; i++) {
+		const struct tls_domain *d = &set->domains[i];
+		struct tls_engine_domain *row = &rows[slot->answer.rows];
+
+		if (slot->answer.rows == room) {
+			slot->answer.more = true;
+			break;
+		}
+		slot->answer.rows++;
+		memset(row, 0, sizeof(*row));
+		row->id = d->ident->id;
+		snprintf(row->name, sizeof(row->name), "%s", d->name);
+		snprintf(row->file, sizeof(row->file), "%s", d->place.file ? d->place.file : "");
+		row->line = d->place.line;
+		describe_certificate(d, row);
+	}
+	tls_domain_set_unref(set);
 }
 
 static struct tls_session *new_session(struct tls_engine_slot *slot, uint32_t *handle)
@@ -342,6 +534,20 @@ static struct tls_session *new_session(struct tls_engine_slot *slot, uint32_t *h
 	snprintf(slot->answer.text, TLS_SESSION_TEXT, "reason=\"%s\"",
 		 session ? "too many sessions at one time" : "out of memory");
 	return NULL;
+}
+
+static void remember_suite(const struct tls_session_info *info)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	struct shared_suite *entry;
+
+	pthread_mutex_lock(&lock);
+	entry = find_suite(info->suite);
+	if (atomic_load(&entry->suite) == 0 && entry < &shared->suites[MAX_SUITES]) {
+		memcpy(entry->name, info->suite_name, sizeof(entry->name));
+		atomic_store(&entry->suite, info->suite);
+	}
+	pthread_mutex_unlock(&lock);
 }
 
 static void call_session(struct tls_engine_slot *slot, struct tls_session *session)
@@ -372,6 +578,8 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 	answer->clear_len = (uint32_t)io.clear_len;
 	answer->cert_len = (uint32_t)io.cert_len;
 	answer->more = io.more;
+	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_HELD)
+		remember_suite(&answer->info);
 }
 
 /*
@@ -415,7 +623,7 @@ static void reset_answer(struct tls_engine_answer *answer)
 {
 	answer->state = TLS_SESSION_FAILED;
 	answer->handle = answer->in_used = 0;
-	answer->out_len = answer->clear_len = answer->cert_len = 0;
+	answer->out_len = answer->clear_len = answer->cert_len = answer->rows = 0;
 	answer->more = false;
 	answer->text[0] = '\0';
 }
@@ -427,8 +635,10 @@ static void serve(struct tls_engine_slot *slot)
 	if (!atomic_compare_exchange_strong(&slot->state, &state, SLOT_SERVED))
 		return;
 	reset_answer(&slot->answer);
-	if (slot->request.op == TLS_ENGINE_LOAD)
+	if (slot->request.op == TLS_ENGINE_LOAD || slot->request.op == TLS_ENGINE_CHECK)
 		load_domains(slot);
+	else if (slot->request.op == TLS_ENGINE_DOMAINS)
+		list_domains(slot);
 	else
 		over = serve_session(slot);
 	state = SLOT_SERVED;
@@ -489,12 +699,11 @@ static void *worker(void *unused)
 
 static unsigned start_threads(unsigned wanted)
 {
-	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 	unsigned started = 0;
 	pthread_t thread;
 
 	if (wanted == 0)
-		wanted = processors > 0 ? (unsigned)processors : 1;
+		wanted = processors();
 	if (wanted > MAX_THREADS)
 		wanted = MAX_THREADS;
 	/* Every arena keeps what it once had; one per thread is enough. */

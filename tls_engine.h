@@ -16,11 +16,15 @@
 #define TLS_ENGINE_IN    (64 * 1024)
 #define TLS_ENGINE_OUT   (72 * 1024) /* whatever TLS_ENGINE_IN bytes may become when sealed */
 #define TLS_ENGINE_CLEAR (64 * 1024)
-#define TLS_ENGINE_CERT  (100 * 1024) /* OpenSSL takes no longer chain (SSL_CTX_set_max_cert_list) \
-				       */
+#define TLS_ENGINE_CERT                                                                            \
+	(100 * 1024) /* OpenSSL takes no longer chain (SSL_CTX_set_max_cert_list)                  \
+		      */
 
 enum tls_engine_op {
-	TLS_ENGINE_LOAD = 1, /* build the domains; the answer's out holds a report's text */
+	TLS_ENGINE_LOAD = 1, /* build the domains from the file or directory that is named by in, or
+				from the module parameters; out gets a report's text */
+	TLS_ENGINE_CHECK,    /* the same, but change nothing */
+	TLS_ENGINE_DOMAINS,  /* out gets rows of the domains from number first on */
 	TLS_ENGINE_RUN,      /* tls_session_run(), with handle 0 on a new session */
 	TLS_ENGINE_WRITE,    /* tls_session_write() */
 	TLS_ENGINE_CLOSE,    /* tls_session_close() */
@@ -31,7 +35,22 @@ struct tls_engine_request {
 	enum tls_engine_op op;
 	uint32_t handle; /* of the session, 0 for a new one */
 	uint32_t in_len;
+	uint32_t first;                 /* of DOMAINS */
 	struct tls_session_setup setup; /* of a new session */
+};
+
+/* What is told of one domain. Texts are cut to their room. */
+struct tls_engine_domain {
+	uint32_t id;
+	char name[TLS_DOMAIN_NAME];
+	char file[256]; /* "" for module parameters */
+	unsigned line;
+	char subject[256]; /* of its certificate, "" without one */
+	char names[512];   /* subjectAltNames */
+	int64_t expires;   /* seconds from now */
+	char key_type[16];
+	unsigned key_bits;
+	unsigned chain; /* certificates that are sent */
 };
 
 /* What was answered; lengths are those of the slot's buffers. */
@@ -42,7 +61,8 @@ struct tls_engine_answer {
 	uint32_t out_len;
 	uint32_t clear_len;
 	uint32_t cert_len;
-	bool more; /* call again without input for the rest */
+	uint32_t rows; /* of DOMAINS */
+	bool more;     /* call again without input for the rest */
 	struct tls_session_info info;
 	struct tls_stream stream; /* wipe it when it was taken */
 	char text[TLS_SESSION_TEXT];
@@ -69,9 +89,11 @@ int tls_engine_create(unsigned processes);
 
 /* How the engine's process runs. Borrowed for as long as it does. */
 struct tls_engine_config {
-	const struct cfg_group_tls *cfg; /* as it was when the process was forked */
-	const char *dir;                 /* directory of the main configuration file */
-	unsigned threads;                /* 0: one per processor */
+	const struct cfg_group_tls *cfg;   /* as it was when the process was forked */
+	const char *dir;                   /* directory of the main configuration file */
+	unsigned threads;                  /* 0: one per processor */
+	const struct tls_address *sockets; /* that the host listens on with TLS */
+	size_t socket_count;
 	/* Gives up root privileges; called once, by the first successful LOAD. Returns 0, or -1. */
 	int (*drop_privileges)(void);
 };
@@ -91,12 +113,30 @@ struct tls_engine_slot *tls_engine_slot(unsigned process);
  */
 int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms);
 
+/*
+ * Asks for LOAD or CHECK of the configuration file or directory of that name (of len bytes; none:
+ * the module parameters). Returns the slot with the answer, whose text says what failed on the
+ * whole and whose out holds a report's text, or NULL when the engine does not answer.
+ */
+struct tls_engine_slot *tls_engine_load(unsigned process, enum tls_engine_op op, const char *name,
+					size_t len, unsigned timeout_ms);
+
 /* Tells the engine that a session is not needed any more. Never waits; any process, once per
  * handle. */
 void tls_engine_release(uint32_t handle);
 
 /* Sessions that the engine holds at this moment. */
 unsigned tls_engine_sessions(void);
+
+/* The name of a domain that connections were told of, "" for 0. Any process. */
+const char *tls_engine_domain_name(uint32_t id);
+
+/* Counts the connections of a domain: by is 1 or -1. 0 is no domain. Any process. */
+void tls_engine_domain_use(uint32_t id, int by);
+unsigned tls_engine_domain_users(uint32_t id);
+
+/* The name of a suite that a connection was told of, "" for others. Any process. */
+const char *tls_engine_suite_name(uint16_t suite);
 
 /* Unmaps the shared area. */
 void tls_engine_destroy(void);

@@ -3,8 +3,10 @@
  * What the host sees of the module: exports, and the order of its start. Nothing includes this
  * file's declarations; everything else is reached through the hooks and tables below.
  */
+#include "tls_connect.h"
 #include "tls_engine.h"
 #include "tls_log.h"
+#include "tls_rpc.h"
 #include "tls_select.h"
 #include "tls_server.h"
 #include "tls_watch.h"
@@ -12,6 +14,7 @@
 
 #include "core/daemonize.h"
 #include "core/globals.h"
+#include "core/mod_fix.h"
 #include "core/pt.h"
 #include "core/sr_module.h"
 #include "core/tls_hooks_init.h"
@@ -27,20 +30,22 @@
 /* The engine reads all files of a configuration before it answers; there may be many. */
 #define LOAD_TIMEOUT_MS (120 * 1000)
 
-/* The host looks these up by name; all else stays inside (-fvisibility=hidden). */
-#pragma GCC visibility push(default)
 MODULE_VERSION
+
+/* The host looks these up by name. */
 extern struct module_exports exports;
 int mod_register(char *path, int *dlflags, void *unused1, void *unused2);
-#pragma GCC visibility pop
 
 static int mod_init(void);
 static int is_peer_verified(struct sip_msg *msg, char *unused1, char *unused2);
+static int set_connect_server_id(struct sip_msg *msg, char *id, char *unused);
 static int engine_start(void);
 static void module_end(void);
 
 static cmd_export_t commands[] = {
 	{"is_peer_verified", (cmd_function)is_peer_verified, 0, 0, 0, REQUEST_ROUTE},
+	{"tls_set_connect_server_id", (cmd_function)set_connect_server_id, 1, fixup_spve_null,
+	 fixup_free_spve_null, ANY_ROUTE},
 	{0},
 };
 
@@ -59,6 +64,7 @@ struct module_exports exports = {
 	.dlflags = DEFAULT_DLFLAGS,
 	.cmds = commands,
 	.params = parameters,
+	.rpc_methods = tls_rpc_methods,
 	.init_mod_f = mod_init,
 };
 
@@ -123,6 +129,16 @@ static int check_parameters(void)
 	return report_end(&report);
 }
 
+/* Parameters that a configuration file makes ineffective, as the specification says. */
+static void warn_of_ignored(void)
+{
+	struct tls_report report = {0};
+
+	if (default_tls_cfg.config.len > 0)
+		tls_params_report_ignored(&default_tls_cfg, &report);
+	report_end(&report);
+}
+
 static int mod_init(void)
 {
 	if (tls_disable) {
@@ -132,6 +148,7 @@ static int mod_init(void)
 	}
 	if (check_parameters() != 0)
 		return -1;
+	warn_of_ignored();
 	if (cfg_declare("tls", tls_cfg_def, &default_tls_cfg, cfg_sizeof(tls), &tls_cfg) != 0) {
 		LM_ERR("tls: cannot declare the configuration group\n");
 		return -1;
@@ -153,19 +170,38 @@ static int mod_init(void)
 
 static int load_domains(void)
 {
-	struct tls_engine_slot *slot = tls_engine_slot((unsigned)process_no);
+	const str *config = &default_tls_cfg.config;
+	struct tls_engine_slot *slot =
+		tls_engine_load((unsigned)process_no, TLS_ENGINE_LOAD, config->s,
+				(size_t)config->len, LOAD_TIMEOUT_MS);
 
 	if (!slot) {
-		LM_ERR("tls: no way to ask the engine process\n");
-		return -1;
-	}
-	slot->request.op = TLS_ENGINE_LOAD;
-	if (tls_engine_call(slot, LOAD_TIMEOUT_MS) != 0) {
 		LM_ERR("tls: the engine process does not answer\n");
 		return -1;
 	}
 	tls_log_report((const char *)slot->out);
 	return slot->answer.state == TLS_SESSION_FAILED ? -1 : 0;
+}
+
+/* The addresses of the host's TLS sockets; sections of servers are checked against them. */
+static int list_sockets(struct tls_engine_config *config)
+{
+	struct tls_address *sockets;
+	size_t count = 0;
+
+	for (const struct socket_info *si = tls_listen; si; si = si->next)
+		count++;
+	sockets = calloc(count + 1, sizeof(*sockets));
+	if (!sockets)
+		return -1;
+	config->sockets = sockets;
+	for (const struct socket_info *si = tls_listen; si; si = si->next, sockets++) {
+		sockets->ip_len = (uint8_t)si->address.len;
+		sockets->port = si->port_no;
+		memcpy(sockets->ip, si->address.u.addr, si->address.len);
+	}
+	config->socket_count = count;
+	return 0;
 }
 
 /*
@@ -183,7 +219,8 @@ static int engine_start(void)
 		.threads = (unsigned)default_tls_cfg.engine_threads,
 		.drop_privileges = do_suid,
 	};
-	if (!config.dir || tls_engine_create((unsigned)get_max_procs()) != 0) {
+	if (!config.dir || list_sockets(&config) != 0 ||
+	    tls_engine_create((unsigned)get_max_procs()) != 0) {
 		LM_ERR("tls: cannot make the engine's shared area: %s\n", strerror(errno));
 		return -1;
 	}
@@ -211,4 +248,16 @@ static int is_peer_verified(struct sip_msg *msg, char *unused1, char *unused2)
 	(void)unused1;
 	(void)unused2;
 	return tls_select_peer_verified(msg) ? 1 : -1;
+}
+
+static int set_connect_server_id(struct sip_msg *msg, char *id, char *unused)
+{
+	str text;
+
+	(void)unused;
+	if (fixup_get_svalue(msg, (gparam_t *)id, &text) != 0) {
+		LM_ERR("tls: tls_set_connect_server_id(): the parameter has no value\n");
+		return -1;
+	}
+	return tls_connect_set_server_id(&text) == 0 ? 1 : -1;
 }

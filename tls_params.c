@@ -3,6 +3,7 @@
 
 #include <openssl/ssl.h>
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -61,14 +62,46 @@ const char *tls_param_check_method(const char *value)
 	return tls_param_method(value) ? NULL : TLS_METHOD_NAMES;
 }
 
+static bool is_one_of(const char *value, const char *const *names)
+{
+	for (; *names; names++)
+		if (strcasecmp(*names, value) == 0)
+			return true;
+	return false;
+}
+
 const char *tls_param_check_verify_client(const char *value)
 {
-	static const char *const names[] = {"off", "on", "optional", "optional_no_ca"};
+	static const char *const names[] = {"off", "on", "optional", "optional_no_ca", NULL};
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (strcasecmp(names[i], value) == 0)
-			return NULL;
-	return "one of off, on, optional, optional_no_ca";
+	return is_one_of(value, names) ? NULL : "one of off, on, optional, optional_no_ca";
+}
+
+const char *tls_param_check_crl_check(const char *value)
+{
+	static const char *const names[] = {"chain", "leaf", NULL};
+
+	return is_one_of(value, names) ? NULL : "one of chain, leaf";
+}
+
+const char *tls_param_check_verify_name(const char *value)
+{
+	static const char *const names[] = {"off", "sip", "host", NULL};
+
+	return is_one_of(value, names) ? NULL : "one of off, sip, host";
+}
+
+/* As it can stand in a ClientHello: RFC 6066 section 3, without the trailing dot. */
+const char *tls_param_check_server_name(const char *value)
+{
+	size_t len = strlen(value);
+
+	if (len > 253 || strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				       "0123456789-_.") != len)
+		return "a DNS name of at most 253 letters, digits, '-' and '.'";
+	return len > 0 && (value[0] == '.' || value[len - 1] == '.' || strstr(value, ".."))
+		       ? "a DNS name without empty labels"
+		       : NULL;
 }
 
 const char *tls_param_check_session_id(const char *value)
@@ -108,6 +141,30 @@ void tls_params_check(const struct cfg_group_tls *cfg, struct tls_report *report
 #define TLS_S(field, param, name, def, check, rt, help)                                            \
 	check_str(param, &cfg->field, check, report);
 	TLS_ALL_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+}
+
+static void warn_ignored(const char *param, struct tls_report *report)
+{
+	tls_report_warning(
+		report, "parameter %s is ignored: parameter config names a file of domains", param);
+}
+
+static bool is_text(const str *value, const char *text)
+{
+	return value->len == (int)strlen(text) && memcmp(value->s, text, strlen(text)) == 0;
+}
+
+void tls_params_report_ignored(const struct cfg_group_tls *cfg, struct tls_report *report)
+{
+#define TLS_I(field, param, name, def, lo, hi, rt, help)                                           \
+	if (cfg->field != (def))                                                                   \
+		warn_ignored(param, report);
+#define TLS_S(field, param, name, def, check, rt, help)                                            \
+	if (!is_text(&cfg->field, def))                                                            \
+		warn_ignored(param, report);
+	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
 #undef TLS_I
 #undef TLS_S
 }

@@ -28,11 +28,21 @@
 	  "certificate chain in PEM, the end entity's first")                                      \
 	S(private_key, "private_key", "private_key", "", NULL, RO,                                 \
 	  "private key in PEM; default: the certificate's file")                                   \
+	S(private_key_password, "private_key_password", "private_key_password", "", NULL, RO,      \
+	  "password of the private key, or file:NAME of the file that holds it")                   \
+	S(certificate2, "certificate2", "certificate2", "", NULL, RO,                              \
+	  "second certificate chain, with a key of another type")                                  \
+	S(private_key2, "private_key2", "private_key2", "", NULL, RO,                              \
+	  "its private key; default: its file")                                                    \
+	S(private_key_password2, "private_key_password2", "private_key_password2", "", NULL, RO,   \
+	  "password of the second private key")                                                    \
 	S(ca_list, "ca_list", "ca_list", "", NULL, RO, "trusted CA certificates in PEM")           \
 	S(ca_path, "ca_path", "ca_path", "", NULL, RO,                                             \
 	  "directory of trusted CA certificates, named by hash")                                   \
 	S(crl, "crl", "crl", "", NULL, RO,                                                         \
 	  "certificate revocation lists in PEM; turns on checks of the whole chain")               \
+	S(crl_check, "crl_check", "crl_check", "chain", tls_param_check_crl_check, RO,             \
+	  "chain or leaf: the certificates that are looked up in the CRL")                         \
 	I(verify_certificate, "verify_certificate", "verify_certificate", 0, 0, 1, RO,             \
 	  "if a peer shows a certificate, its chain must verify")                                  \
 	I(require_certificate, "require_certificate", "require_certificate", 0, 0, 1, RO,          \
@@ -42,7 +52,19 @@
 	I(verify_depth, "verify_depth", "verify_depth", 9, 0, 100, RO,                             \
 	  "CA certificates that may stand between the peer's and a trusted one")                   \
 	S(cipher_list, "cipher_list", "cipher_list", "", NULL, RO,                                 \
-	  "cipher suites of TLS 1.3 (TLS_...) and older, separated by colons")
+	  "cipher suites of TLS 1.3 (TLS_...) and older, separated by colons")                     \
+	S(verify_name, "verify_name", "verify_name", "off", tls_param_check_verify_name, RO,       \
+	  "off, sip (RFC 5922) or host (RFC 9525): the peer's certificate must hold its name")     \
+	S(verify_names, "verify_names", "verify_names", "", NULL, RO,                              \
+	  "names that verify_name accepts; default for a client: the name that it asks for")       \
+	S(server_name, "server_name", "server_name", "", tls_param_check_server_name, RO,          \
+	  "name that a server section is for, or that a client asks for (SNI)")                    \
+	I(server_name_mode, "server_name_mode", "server_name_mode", 0, 0, 2, RO,                   \
+	  "0: that name, 1: also its subdomains, 2: only these")                                   \
+	S(server_id, "server_id", "server_id", "", NULL, RO,                                       \
+	  "name by which routes choose a client section")                                          \
+	I(refuse_unknown_name, "refuse_unknown_name", "refuse_unknown_name", 0, 0, 1, RO,          \
+	  "refuse a client that asks for a name that no section has")
 
 /* What holds for the whole module. */
 #define TLS_GLOBAL_PARAMS(I, S)                                                                    \
@@ -55,6 +77,7 @@
 	I(disable_compression, "tls_disable_compression", "disable_compression", 1, 0, 1, RO,      \
 	  "TLS compression is not offered")                                                        \
 	I(log, "tls_log", "log", 3, 0, 1000, RW, "log level of established connections")           \
+	I(debug, "tls_debug", "debug", 3, 0, 1000, RW, "accepted, without effect")                 \
 	I(low_mem_threshold1, "low_mem_threshold1", "low_mem_threshold1", -1, -1,                  \
 	  TLS_PARAM_MAX_KB, RW, "KB of free shared memory below which connections are refused")    \
 	I(low_mem_threshold2, "low_mem_threshold2", "low_mem_threshold2", -1, -1,                  \
@@ -66,16 +89,28 @@
 	  "keep sessions of TLS 1.2 and older for resumption by session id")                       \
 	S(session_id, "session_id", "session_id", "tls.so", tls_param_check_session_id, RO,        \
 	  "context that a resumed session must have been made in")                                 \
+	S(xavp_cfg, "xavp_cfg", "xavp_cfg", "", NULL, RO,                                          \
+	  "name of the XAVP whose server_name and server_id are for the next connection")          \
 	I(send_close_notify, "send_close_notify", "send_close_notify", 1, 0, 1, RW,                \
 	  "send close_notify before a connection is closed")                                       \
 	I(con_ct_wq_max, "con_ct_wq_max", "con_ct_wq_max", 65536, 1024, INT_MAX, RW,               \
 	  "bytes of clear text that may wait for one connection's handshake")                      \
 	I(ct_wq_max, "ct_wq_max", "ct_wq_max", 10485760, 1024, INT_MAX, RW,                        \
 	  "bytes of clear text that may wait in all")                                              \
+	I(ct_wq_blk_size, "ct_wq_blk_size", "ct_wq_blk_size", 4096, 1, INT_MAX, RW,                \
+	  "accepted, without effect: waiting clear text takes what it needs")                      \
+	I(ssl_release_buffers, "ssl_release_buffers", "ssl_release_buffers", 1, -1, 1, RO,         \
+	  "free OpenSSL's buffers while a connection that the engine holds is idle")               \
+	I(ssl_freelist_max, "ssl_freelist_max_len", "ssl_free_list_max", 0, -1, 1 << 30, RO,       \
+	  "accepted, without effect: OpenSSL has no such lists any more")                          \
+	I(ssl_read_ahead, "ssl_read_ahead", "ssl_read_ahead", 0, -1, 1, RO,                        \
+	  "accepted, without effect: the module reads ahead by itself")                            \
 	I(ssl_max_send_fragment, "ssl_max_send_fragment", "ssl_max_send_fragment", 16384, 512,     \
 	  16384, RO, "bytes of clear text in one record")                                          \
 	I(key_update_records, "key_update_records", "key_update_records", 1 << 24, 1, 1 << 24, RO, \
 	  "TLS 1.3 records sealed with one key before it is updated")                              \
+	I(key_password_mode, "key_password_mode", "key_password_mode", 0, 0, 1, RO,                \
+	  "1: ask for missing passwords of private keys on the terminal at start")                 \
 	I(engine_threads, "engine_threads", "engine_threads", 0, 0, 256, RO,                       \
 	  "threads of the engine process, 0: one per processor")                                   \
 	I(engine_timeout, "engine_timeout", "engine_timeout", 5000, 100, 60000, RW,                \
@@ -87,6 +122,18 @@
 
 /* Second names of module parameters: A("name", field). */
 #define TLS_PARAM_ALIASES(A) A("private", private_key) /* the specification's example 4 */
+
+/* Second names of keys of tls.cfg; a row's names and those of the parameter are always keys. */
+#define TLS_CONFIG_ALIASES(A)                                                                      \
+	A("verify_cert", verify_certificate)                                                       \
+	A("require_cert", require_certificate)                                                     \
+	A("cert_file", certificate)                                                                \
+	A("pkey_file", private_key)                                                                \
+	A("pkey_password", private_key_password)                                                   \
+	A("cert_file2", certificate2)                                                              \
+	A("pkey_file2", private_key2)                                                              \
+	A("pkey_password2", private_key_password2)                                                 \
+	A("calist_file", ca_list)
 
 /* So that any number of seconds fits the host's ticks. */
 #define TLS_PARAM_MAX_SECONDS (INT_MAX / 32)
@@ -111,6 +158,15 @@ struct tls_settings {
 #undef TLS_S
 };
 
+/* Where a section sets them: the line in its file, 0: it does not. */
+struct tls_settings_lines {
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help) unsigned field;
+#define TLS_S(field, param, cfg, def, check, rt, help)  unsigned field;
+	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+};
+
 /* Module parameters are written here as the host reads its file; later the group's defaults. */
 extern struct cfg_group_tls default_tls_cfg;
 /* Handle of the group: the current values of the calling process. */
@@ -122,6 +178,9 @@ typedef const char *(*tls_param_check_f)(const char *value);
 const char *tls_param_check_method(const char *value);
 const char *tls_param_check_verify_client(const char *value);
 const char *tls_param_check_session_id(const char *value);
+const char *tls_param_check_crl_check(const char *value);
+const char *tls_param_check_verify_name(const char *value);
+const char *tls_param_check_server_name(const char *value);
 
 /* Protocol versions of a tls_method value: 0 means the library's lowest or highest. */
 struct tls_method {
@@ -134,6 +193,9 @@ const struct tls_method *tls_param_method(const char *name);
 
 /* Reports every value of cfg that is out of its row's range, naming parameter and value. */
 void tls_params_check(const struct cfg_group_tls *cfg, struct tls_report *report);
+
+/* Warns of every domain row that differs from its default: a configuration file is used instead. */
+void tls_params_report_ignored(const struct cfg_group_tls *cfg, struct tls_report *report);
 
 /* Copies the domain rows' values; returns -1 without memory. Free with tls_settings_free(). */
 int tls_settings_from_cfg(struct tls_settings *settings, const struct cfg_group_tls *cfg);

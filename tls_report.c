@@ -59,6 +59,22 @@ void tls_report_warning(struct tls_report *r, const char *format, ...)
 	va_end(args);
 }
 
+void tls_report_merge(struct tls_report *r, const struct tls_report *other)
+{
+	char *text = other->text ? realloc(r->text, r->len + other->len + 1) : r->text;
+
+	if (other->text && text) {
+		memcpy(text + r->len, other->text, other->len + 1);
+		r->text = text;
+		r->len += other->len;
+	} else if (other->text) {
+		r->lost++;
+	}
+	r->errors += other->errors;
+	r->warnings += other->warnings;
+	r->lost += other->lost;
+}
+
 int tls_report_next(const char **text, const char **message, char *level)
 {
 	const char *line = *text;

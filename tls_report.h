@@ -15,7 +15,8 @@ struct tls_report {
 	size_t len;
 	unsigned errors;
 	unsigned warnings;
-	unsigned lost; /* messages for which there was no memory */
+	unsigned lost;       /* messages for which there was no memory */
+	const char *summary; /* static: what failed on the whole, or NULL */
 };
 
 /* Adds one message; a line feed inside it becomes a space. */
@@ -23,6 +24,9 @@ void tls_report_error(struct tls_report *r, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 void tls_report_warning(struct tls_report *r, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
+
+/* Adds the messages of another report. */
+void tls_report_merge(struct tls_report *r, const struct tls_report *other);
 
 /*
  * Walks the messages of a text made by a report: returns the next message's length with

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_server.h"
 
+#include "tls_connect.h"
 #include "tls_log.h"
 #include "tls_watch.h"
 
@@ -63,12 +64,14 @@ static bool memory_is_below(int threshold_kb, unsigned default_kb)
 static bool memory_is_low(void)
 {
 	static ticks_t looked;
+	static int threshold = -1;
 	static bool low;
 	ticks_t now = get_ticks_raw();
 
-	if (now != looked) {
+	if (now != looked || threshold != cfg_get(tls, tls_cfg, low_mem_threshold2)) {
 		looked = now;
-		low = memory_is_below(cfg_get(tls, tls_cfg, low_mem_threshold2), LOW_MEM_KB_2);
+		threshold = cfg_get(tls, tls_cfg, low_mem_threshold2);
+		low = memory_is_below(threshold, LOW_MEM_KB_2);
 	}
 	return low;
 }
@@ -81,6 +84,15 @@ static ticks_t connection_lifetime(void)
 
 	/* Half the range of ticks: the host compares times by their difference's sign. */
 	return seconds < 0 ? (ticks_t)-1 / 2 : S_TO_TICKS((ticks_t)seconds);
+}
+
+static void log_refused(struct tcp_connection *c)
+{
+	struct tls_conn refused = {.tcp = c};
+
+	tls_log_conn(L_WARN, &refused, "refused",
+		     "reason=\"shared memory is low (low_mem_threshold1)\" free_kb=%lu",
+		     shm_available() / 1024);
 }
 
 int tls_h_tcpconn_init(struct tcp_connection *c, int sock)
@@ -96,9 +108,7 @@ int tls_h_tcpconn_init(struct tcp_connection *c, int sock)
 		       ? NULL
 		       : tls_conn_new(c);
 	if (!conn) {
-		LM_WARN("tls: refused peer=%s:%u reason=\"shared memory is low "
-			"(low_mem_threshold1)\" free_kb=%lu\n",
-			ip_addr2a(&c->rcv.src_ip), c->rcv.src_port, shm_available() / 1024);
+		log_refused(c);
 		return -1;
 	}
 	c->extra_data = conn;
@@ -149,11 +159,13 @@ static size_t close_notify(struct tls_conn *conn)
 void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 {
 	struct tls_conn *conn = c->extra_data;
+	bool failed;
 	size_t len = 0;
 
 	/* The host may hold its global lock here: a busy sender is not waited for. */
 	if (!conn || lock_try(&c->write_lock) != 0)
 		return;
+	failed = conn->state == TLS_CONN_CLOSED;
 	if ((conn->state == TLS_CONN_FAST || conn->state == TLS_CONN_HELD) && !c->wbuf_q.first &&
 	    cfg_get(tls, tls_cfg, send_close_notify))
 		len = close_notify(conn);
@@ -162,8 +174,8 @@ void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 	conn->state = TLS_CONN_CLOSED;
 	if (len > 0)
 		(void)!send(fd, output, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-	if (conn->timed_out)
-		shutdown(fd, SHUT_RDWR); /* wakes a reader that has a copy of fd */
+	if (conn->timed_out || failed)
+		shutdown(fd, SHUT_RDWR); /* a reader that has a copy of fd keeps it open else */
 	lock_release(&c->write_lock);
 }
 
@@ -217,6 +229,8 @@ static struct tls_engine_slot *ask_engine(struct tls_conn *conn, enum tls_engine
 	slot->request.handle = conn->handle;
 	slot->request.in_len = (uint32_t)len;
 	slot->request.setup.role = conn->role;
+	if (conn->role == TLS_ROLE_CLIENT && !conn->handle)
+		tls_connect_fill(&slot->request.setup);
 	fill_address(&slot->request.setup.local, &rcv->dst_ip, rcv->dst_port);
 	fill_address(&slot->request.setup.remote, &rcv->src_ip, rcv->src_port);
 	if (len > 0)
@@ -257,13 +271,13 @@ static char *shm_copy(const char *text)
 static void log_established(const struct tls_conn *conn, const struct tls_session_info *info)
 {
 	tls_log_conn(cfg_get(tls, tls_cfg, log), conn, "established",
-		     "version=%s suite=%s path=%s verified=%s resumed=%s domain=%s%s%s",
+		     "version=%s suite=%s path=%s verified=%s resumed=%s domain=\"%s\"%s%s",
 		     version_name(info->version), info->suite_name,
 		     conn->state == TLS_CONN_FAST ? "fast" : "engine",
 		     !info->has_peer_cert ? "none"
 		     : info->verified     ? "yes"
 					  : "no",
-		     info->resumed ? "yes" : "no", info->domain,
+		     info->resumed ? "yes" : "no", tls_engine_domain_name(info->domain_id),
 		     info->server_name[0] ? " sni=" : "", info->server_name);
 }
 
@@ -278,6 +292,8 @@ static int conn_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
 			return -1;
 	}
 	conn->server_name = shm_copy(info->server_name);
+	conn->domain_id = info->domain_id;
+	tls_engine_domain_use(conn->domain_id, 1);
 	conn->version = info->version;
 	conn->suite = info->suite;
 	conn->suite_bits = info->suite_bits;
@@ -512,27 +528,25 @@ static bool uses_engine(const struct tls_conn *conn)
 static void read_engine(struct reading *r)
 {
 	struct tls_conn *conn = r->conn;
-	bool more = false;
 
-	while ((r->used < r->len || more) && uses_engine(conn)) {
+	while ((r->used < r->len || conn->engine_has_more) && uses_engine(conn)) {
 		size_t len = r->len - r->used < TLS_ENGINE_IN ? r->len - r->used : TLS_ENGINE_IN;
-		const char *reason;
 		struct tls_engine_slot *slot;
-		bool fast;
+		const char *reason;
 
 		if (conn->clear) { /* the host must make room first */
 			r->must_wait = true;
 			return;
 		}
-		slot = ask_engine(conn, TLS_ENGINE_RUN, input + r->used, more ? 0 : len, &reason);
+		if (conn->engine_has_more)
+			len = 0;
+		slot = ask_engine(conn, TLS_ENGINE_RUN, input + r->used, len, &reason);
 		if (!slot) {
 			read_fail(r, reason);
 			return;
 		}
-		fast = slot->answer.state == TLS_SESSION_FAST;
-		if (!more)
-			r->used += fast ? slot->answer.in_used : len;
-		more = slot->answer.more;
+		r->used += slot->answer.state == TLS_SESSION_FAST ? slot->answer.in_used : len;
+		conn->engine_has_more = slot->answer.more;
 		if (conn->state == TLS_CONN_NEW)
 			conn->state = TLS_CONN_HANDSHAKE;
 		take_answer(r, slot);
@@ -540,30 +554,33 @@ static void read_engine(struct reading *r)
 }
 
 /*
- * The first bytes of an accepted connection tell a TLS record (or an SSLv2 ClientHello, which
- * OpenSSL answers) from another protocol on the wrong port, which is not worth the engine.
+ * The first byte of an accepted connection tells a TLS handshake (or an SSLv2 ClientHello, which
+ * OpenSSL answers) from an alert, or from another protocol on the wrong port. Neither of these is
+ * worth the engine.
  */
 static bool is_foreign(const struct reading *r)
 {
-	static const uint8_t alert[] = {TLS_CONTENT_ALERT,           3, 1, 0, 2, 2,
-					TLS_ALERT_UNEXPECTED_MESSAGE};
-
-	if (r->conn->state != TLS_CONN_NEW || r->conn->role != TLS_ROLE_SERVER || r->len == 0 ||
-	    input[0] == TLS_CONTENT_HANDSHAKE || (input[0] & 0x80))
-		return false;
-	(void)send_records(r->conn, alert, sizeof(alert), false);
-	return true;
+	return r->conn->state == TLS_CONN_NEW && r->conn->role == TLS_ROLE_SERVER && r->len > 0 &&
+	       input[0] != TLS_CONTENT_HANDSHAKE && !(input[0] & 0x80);
 }
 
 static void foreign_fail(struct reading *r)
 {
-	char start[17] = "";
+	static const uint8_t alert[] = {TLS_CONTENT_ALERT,           3, 1, 0, 2, 2,
+					TLS_ALERT_UNEXPECTED_MESSAGE};
+	char start[17] = "", detail[160];
 
+	if (r->len >= sizeof(alert) && memcmp(input, alert, 2) == 0 && input[4] == 2) {
+		snprintf(detail, sizeof(detail),
+			 "reason=\"the peer began with an alert\" alert_received=%s",
+			 alert_or_number(input[6]));
+		read_fail(r, detail);
+		return;
+	}
 	for (size_t i = 0; i < r->len && i < sizeof(start) - 1 && input[i] != '\r'; i++)
 		start[i] = input[i] >= ' ' && input[i] < 0x7f && input[i] != '"' ? (char)input[i]
 										 : '.';
-	char detail[160];
-
+	(void)send_records(r->conn, alert, sizeof(alert), false);
 	snprintf(detail, sizeof(detail),
 		 "reason=\"not TLS: the connection starts with '%s'\" "
 		 "alert_sent=unexpected_message",
@@ -684,7 +701,7 @@ static int read_locked(struct tls_conn *conn, rd_conn_flags_t *flags)
 		if (conn->clear)
 			deliver_kept(&r);
 		load_records(&r);
-		if (r.len > 0 && !conn->clear)
+		if ((r.len > 0 || conn->engine_has_more) && !conn->clear)
 			read_records(&r);
 		if (!conn->clear && read_socket(&r, flags) != 0) {
 			log_early_end(conn);

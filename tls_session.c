@@ -14,13 +14,16 @@
 #define OFFER_TEXT 400
 /* A peer must not fill the log with its names. */
 #define SUBJECT_TEXT 200
+#define NAMES_TEXT   300
+#define CERT_TEXT    (SUBJECT_TEXT + 2 * NAMES_TEXT + 64)
 
 /* Owner: the engine's table. Used by one thread at a time. */
 struct tls_session {
 	SSL *ssl;
 	BIO *in, *out; /* owned by ssl */
 	struct tls_domain_set *set;
-	struct tls_domain *domain;
+	const struct tls_domain *domain;
+	struct tls_address local;
 	enum tls_role role;
 	bool done;
 	int alert_sent, alert_received; /* or -1 */
@@ -32,9 +35,8 @@ struct tls_session {
 	size_t secret_len;
 	char server_name[TLS_SESSION_NAME];
 	char offer[OFFER_TEXT];
-	char bad_cert[SUBJECT_TEXT]; /* subject of the certificate that did not verify */
-	long bad_cert_error;
-	int bad_cert_depth;
+	bool no_domain;           /* no section fits what the client asks for */
+	char bad_cert[CERT_TEXT]; /* what is wrong with the peer's certificate */
 };
 
 static int session_index = -1;
@@ -123,28 +125,62 @@ static void on_info(const SSL *ssl, int where, int value)
 		s->alert_received = value & 0xff;
 }
 
+void tls_session_subject(X509 *cert, char *text, size_t size)
+{
+	BIO *bio = cert ? BIO_new(BIO_s_mem()) : NULL;
+	int len = 0;
+
+	if (bio &&
+	    X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0,
+			       XN_FLAG_RFC2253 & ~(unsigned long)ASN1_STRFLGS_UTF8_CONVERT) >= 0)
+		len = BIO_read(bio, text, (int)size - 1);
+	text[len > 0 ? len : 0] = '\0';
+	for (; *text; text++)
+		if (*text < ' ' || *text >= 0x7f || *text == '"')
+			*text = '?';
+	BIO_free(bio);
+}
+
+/* The names of which the peer's certificate must hold one; NULL: any will do. */
+static const char *expected_names(const struct tls_session *s)
+{
+	if (s->domain->rule == TLS_IDENTITY_OFF)
+		return NULL;
+	return s->domain->settings.verify_names ? s->domain->settings.verify_names : s->server_name;
+}
+
+/* The chain has verified: now its end entity must be who it should be. */
+static int check_identity(struct tls_session *s, X509 *cert, X509_STORE_CTX *store)
+{
+	const char *names = expected_names(s);
+	char presented[NAMES_TEXT];
+
+	if (!names || tls_identity_match_any(cert, s->domain->rule, names))
+		return 1;
+	X509_STORE_CTX_set_error(store, X509_V_ERR_HOSTNAME_MISMATCH);
+	tls_identity_names(cert, s->domain->rule, presented, sizeof(presented));
+	s->bad_cert[0] = '\0';
+	text_add(s->bad_cert, sizeof(s->bad_cert), " presented=\"%s\" expected=\"%.*s\"", presented,
+		 NAMES_TEXT, names);
+	return 0;
+}
+
 /* Keeps what a failure's log line will tell; optional_no_ca goes on nevertheless. */
 static int on_verify(int ok, X509_STORE_CTX *store)
 {
 	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
 	struct tls_session *s = session_of(ssl);
 	X509 *cert = X509_STORE_CTX_get_current_cert(store);
-	BIO *bio;
+	int depth = X509_STORE_CTX_get_error_depth(store);
+	char subject[SUBJECT_TEXT];
 
-	if (ok || !s)
+	if (!s)
 		return ok;
-	s->bad_cert_error = X509_STORE_CTX_get_error(store);
-	s->bad_cert_depth = X509_STORE_CTX_get_error_depth(store);
+	if (ok)
+		return depth == 0 && cert ? check_identity(s, cert, store) : 1;
+	tls_session_subject(cert, subject, sizeof(subject));
 	s->bad_cert[0] = '\0';
-	bio = cert ? BIO_new(BIO_s_mem()) : NULL;
-	if (bio) {
-		int len;
-
-		X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0, XN_FLAG_RFC2253);
-		len = BIO_read(bio, s->bad_cert, sizeof(s->bad_cert) - 1);
-		s->bad_cert[len > 0 ? len : 0] = '\0';
-		BIO_free(bio);
-	}
+	text_add(s->bad_cert, sizeof(s->bad_cert), " cert=\"%s\" depth=%d", subject, depth);
 	return s->domain->accept_unverified;
 }
 
@@ -194,18 +230,45 @@ static void note_server_name(struct tls_session *s, SSL *ssl)
 	s->server_name[name_len] = '\0';
 }
 
+/*
+ * Lets all of a domain's section apply, not only its certificate. Suites, CA lists and security
+ * level come with the SSL_CTX; so does the session context, since it is still the old one's.
+ */
+static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
+{
+	SSL_CTX *ctx = domain->ctx;
+
+	if (domain == s->domain)
+		return true;
+	s->domain = domain;
+	SSL_set_verify(s->ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
+	SSL_set_verify_depth(s->ssl, SSL_CTX_get_verify_depth(ctx));
+	return SSL_set_SSL_CTX(s->ssl, ctx) == ctx &&
+	       SSL_set_min_proto_version(s->ssl, SSL_CTX_get_min_proto_version(ctx)) &&
+	       SSL_set_max_proto_version(s->ssl, SSL_CTX_get_max_proto_version(ctx));
+}
+
 static int on_client_hello(SSL *ssl, int *alert, void *unused)
 {
 	struct tls_session *s = session_of(ssl);
+	const struct tls_domain *domain;
+	bool unknown;
 
-	(void)alert;
 	(void)unused;
-	if (s && s->offer[0] == '\0') { /* once, also with HelloRetryRequest */
-		note_versions(s, ssl);
-		note_suites(s, ssl);
-		note_server_name(s, ssl);
-	}
-	return SSL_CLIENT_HELLO_SUCCESS;
+	if (!s || s->offer[0]) /* once: HelloRetryRequest brings a second one */
+		return SSL_CLIENT_HELLO_SUCCESS;
+	note_versions(s, ssl);
+	note_suites(s, ssl);
+	note_server_name(s, ssl);
+	domain = tls_domain_find_server(s->set, &s->local,
+					s->server_name[0] ? s->server_name : NULL, &unknown);
+	if (domain && enter_domain(s, domain))
+		return SSL_CLIENT_HELLO_SUCCESS;
+	s->no_domain = !domain;
+	*alert = domain              ? SSL_AD_INTERNAL_ERROR
+		 : s->server_name[0] ? SSL_AD_UNRECOGNIZED_NAME
+				     : SSL_AD_HANDSHAKE_FAILURE;
+	return SSL_CLIENT_HELLO_ERROR;
 }
 
 void tls_session_prepare(SSL_CTX *ctx)
@@ -218,27 +281,48 @@ void tls_session_prepare(SSL_CTX *ctx)
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, on_verify);
 }
 
-static int session_start(struct tls_session *s, const struct tls_session_setup *setup)
+/* A domain to begin with, until the ClientHello tells the right one. */
+static const struct tls_domain *any_server_domain(const struct tls_domain_set *set)
 {
+	for (size_t i = 0; !set->server_default && i < set->count; i++)
+		if (set->domains[i].role == TLS_ROLE_SERVER)
+			return &set->domains[i];
+	return set->server_default;
+}
+
+static bool start_client(struct tls_session *s, const struct tls_session_setup *setup)
+{
+	const char *name =
+		setup->server_name[0] ? setup->server_name : s->domain->settings.server_name;
+
+	SSL_set_connect_state(s->ssl);
+	if (!name)
+		return true;
+	snprintf(s->server_name, sizeof(s->server_name), "%s", name);
+	return SSL_set_tlsext_host_name(s->ssl, name) == 1;
+}
+
+static bool session_start(struct tls_session *s, const struct tls_session_setup *setup)
+{
+	bool server = s->role == TLS_ROLE_SERVER;
+
+	s->domain = server ? any_server_domain(s->set)
+			   : tls_domain_find_client(s->set, setup->server_id, &setup->remote,
+						    setup->server_name);
+	if (!s->domain)
+		return false;
 	s->ssl = SSL_new(s->domain->ctx);
 	s->in = BIO_new(BIO_s_mem());
 	s->out = BIO_new(BIO_s_mem());
 	if (!s->ssl || !s->in || !s->out || !SSL_set_ex_data(s->ssl, session_index, s)) {
 		BIO_free(s->in);
 		BIO_free(s->out);
-		return -1;
+		return false;
 	}
 	SSL_set_bio(s->ssl, s->in, s->out);
-	if (s->role == TLS_ROLE_SERVER) {
+	if (server)
 		SSL_set_accept_state(s->ssl);
-		return 0;
-	}
-	SSL_set_connect_state(s->ssl);
-	memcpy(s->server_name, setup->server_name, sizeof(s->server_name));
-	return setup->server_name[0] == '\0' ||
-			       SSL_set_tlsext_host_name(s->ssl, setup->server_name) == 1
-		       ? 0
-		       : -1;
+	return server || start_client(s, setup);
 }
 
 struct tls_session *tls_session_new(struct tls_domain_set *set,
@@ -250,9 +334,9 @@ struct tls_session *tls_session_new(struct tls_domain_set *set,
 		return NULL;
 	s->set = tls_domain_set_ref(set);
 	s->role = setup->role;
-	s->domain = tls_domain_find(set, setup->role);
+	s->local = setup->local;
 	s->alert_sent = s->alert_received = -1;
-	if (session_start(s, setup) != 0) {
+	if (!session_start(s, setup)) {
 		tls_session_free(s);
 		return NULL;
 	}
@@ -300,7 +384,9 @@ static const char *failure_reason(struct tls_session *s, int ssl_error)
 	const char *reason = error ? ERR_reason_error_string(error) : NULL;
 
 	if (ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED)
-		return X509_verify_cert_error_string(s->bad_cert_error);
+		return X509_verify_cert_error_string(SSL_get_verify_result(s->ssl));
+	if (s->no_domain)
+		return "no domain for this address and name";
 	if (s->alert_received >= 0 && s->alert_sent < 0)
 		return "the peer ended the handshake with an alert";
 	if (reason)
@@ -315,11 +401,9 @@ static enum tls_session_state session_fail(struct tls_session *s, struct tls_ses
 	char alert[16];
 
 	io->text[0] = '\0';
-	text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\" domain=%s",
+	text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\" domain=\"%s\"",
 		 failure_reason(s, ssl_error), s->domain->name);
-	if (s->bad_cert_error != 0)
-		text_add(io->text, TLS_SESSION_TEXT, " cert=\"%s\" depth=%d", s->bad_cert,
-			 s->bad_cert_depth);
+	text_add(io->text, TLS_SESSION_TEXT, "%s", s->bad_cert);
 	if (s->server_name[0])
 		text_add(io->text, TLS_SESSION_TEXT, " sni=%s", s->server_name);
 	if (s->alert_sent >= 0)
@@ -473,7 +557,7 @@ static void fill_info(struct tls_session *s, struct tls_session_io *io)
 		 SSL_CIPHER_standard_name(cipher) ? SSL_CIPHER_standard_name(cipher)
 						  : SSL_CIPHER_get_name(cipher));
 	snprintf(info->server_name, sizeof(info->server_name), "%s", s->server_name);
-	snprintf(info->domain, sizeof(info->domain), "%s", s->domain->name);
+	info->domain_id = s->domain->ident->id;
 	fill_peer(s, io);
 }
 

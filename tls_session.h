@@ -35,16 +35,17 @@ struct tls_session_info {
 	bool has_peer_cert;
 	bool verified;      /* the peer showed a certificate and its chain verifies */
 	long verify_result; /* X509_V_... */
+	uint32_t domain_id; /* of its domain, for counting, or 0 */
 	char suite_name[TLS_SESSION_SUITE];
 	char server_name[TLS_SESSION_NAME]; /* SNI, or "" */
-	char domain[64];
 };
 
 /* What starts a session. Plain data: crosses a process. */
 struct tls_session_setup {
 	enum tls_role role;
 	struct tls_address local, remote;
-	char server_name[TLS_SESSION_NAME]; /* a client sends it as SNI, "" sends none */
+	char server_name[TLS_SESSION_NAME]; /* that a client asks for, "": its domain's */
+	char server_id[TLS_SESSION_NAME];   /* of the domain that a client wants, or "" */
 };
 
 /* Input and output of one call; the buffers are the caller's. */
@@ -83,5 +84,8 @@ enum tls_session_state tls_session_write(struct tls_session *s, struct tls_sessi
 void tls_session_close(struct tls_session *s, struct tls_session_io *io);
 
 void tls_session_free(struct tls_session *s);
+
+/* A certificate's subject in printable ASCII, for log lines and answers; cut to size. */
+void tls_session_subject(X509 *cert, char *text, size_t size);
 
 #endif

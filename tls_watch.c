@@ -113,25 +113,54 @@ static enum late look_at(struct tls_conn *conn)
 	return LATE_NOT;
 }
 
-/* Asks the host to close it; a process that reads it at the moment is woken by the hook
- * tcpconn_close, which shuts the socket down. */
-static void close_late(const struct late_conn *late)
+/* Asks the host to close c, whose reference is given back. A process that reads it at the moment is
+ * woken by the hook tcpconn_close, which shuts the socket down. */
+static void close_connection(struct tcp_connection *c)
 {
-	struct tcp_connection *c = tcpconn_get(late->id, NULL, 0, NULL, 0);
-	struct tls_conn *conn = c ? c->extra_data : NULL;
+	struct tls_conn *conn = c->extra_data;
 	long command[2] = {(long)c, CONN_EOF};
 
-	if (!conn)
-		return;
-	tls_log_conn(L_WARN, conn, "failed", "reason=\"%s\"",
-		     late->why == LATE_SEND ? "the peer does not read (send_timeout)"
-					    : "the handshake takes too long (handshake_timeout)");
 	conn->timed_out = true;
 	c->send_flags.f |= SND_F_CON_CLOSE;
 	c->flags |= F_CONN_FORCE_EOF;
-	/* The host gives back the reference that tcpconn_get() took. */
-	if (send_all(unix_tcp_sock, command, sizeof(command)) <= 0)
-		LM_ERR("cannot reach the TCP main process to close connection %d\n", late->id);
+	/* On success the host gives the reference back. */
+	if (send_all(unix_tcp_sock, command, sizeof(command)) > 0)
+		return;
+	LM_ERR("tls: cannot reach the TCP main process to close connection %d\n", c->id);
+	tcpconn_put(c);
+}
+
+static struct tcp_connection *find_connection(int id)
+{
+	struct tcp_connection *c = tcpconn_get(id, NULL, 0, NULL, 0);
+
+	if (c && (c->type == PROTO_TLS || c->type == PROTO_WSS) && c->extra_data)
+		return c;
+	if (c)
+		tcpconn_put(c);
+	return NULL;
+}
+
+int tls_watch_close(int id)
+{
+	struct tcp_connection *c = find_connection(id);
+
+	if (!c)
+		return -1;
+	close_connection(c);
+	return 0;
+}
+
+static void close_late(const struct late_conn *late)
+{
+	struct tcp_connection *c = find_connection(late->id);
+
+	if (!c)
+		return;
+	tls_log_conn(L_WARN, c->extra_data, "failed", "reason=\"%s\"",
+		     late->why == LATE_SEND ? "the peer does not read (send_timeout)"
+					    : "the handshake takes too long (handshake_timeout)");
+	close_connection(c);
 }
 
 static void watch_timer(unsigned int ticks, void *unused)

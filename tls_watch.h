@@ -21,6 +21,9 @@ void tls_watch_add(struct tls_conn *conn);
 /* Takes it off; to be called before it is freed. */
 void tls_watch_remove(struct tls_conn *conn);
 
+/* Has the host close the connection of that id. Returns 0, or -1 if there is none of TLS. */
+int tls_watch_close(int id);
+
 /* True if the connection's handshake has taken too long. */
 bool tls_watch_handshake_late(const struct tls_conn *conn);
 

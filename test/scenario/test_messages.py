@@ -2,6 +2,7 @@
 """Messages arrive whole and in order, however the bytes of the wire are cut; on both paths."""
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 
@@ -174,7 +175,8 @@ def test_bigger_than_the_read_buffer_closes_that_connection_as_on_tcp(pool, cert
         plain.send(sized_request(plain.ser_uri, 40000, transport="TCP"))
         assert plain.closed_by_ser()
     with TlsClient(ser.tls_port, context) as bystander, TlsClient(ser.tls_port, context) as client:
-        client.send(sized_request(client.ser_uri, 40000))
+        with contextlib.suppress(OSError):  # SER may close before all of it was written
+            client.send(sized_request(client.ser_uri, 40000))
         assert client.closed_by_ser()
         assert bystander.ask().status == 200
 

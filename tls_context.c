@@ -1,0 +1,722 @@
+/* SPDX-License-Identifier: ISC */
+#define _GNU_SOURCE
+#include "tls_context.h"
+
+#include "tls_identity.h"
+#include "tls_pem.h"
+
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+/* RFC 9325 section 4.2: forward secret key exchange and AEAD. */
+#define TLS_STRONG_CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
+/* TLS 1.1 and older sign with SHA-1 and MD5, which OpenSSL allows at level 0 only. */
+#define TLS_OLD_CIPHERS "DEFAULT:@SECLEVEL=0"
+
+#define PLACE_TEXT 512
+
+/* What the steps of building one context share. */
+struct build {
+	const struct tls_context_input *input;
+	const struct tls_settings *settings;
+	SSL_CTX *ctx;
+	struct tls_report *report;
+};
+
+typedef void (*build_step)(struct build *b);
+
+/* The module parameter of a field. */
+static const char *param_of(const char *name)
+{
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help) {#field, param},
+#define TLS_S(field, param, cfg, def, check, rt, help)  {#field, param},
+	static const struct {
+		const char *field, *param;
+	} rows[] = {TLS_DOMAIN_PARAMS(TLS_I, TLS_S)};
+#undef TLS_I
+#undef TLS_S
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (strcmp(rows[i].field, name) == 0)
+			return rows[i].param;
+	return name;
+}
+
+/* Writes where a setting comes from: "tls.cfg:12: method" or "parameter tls_method". */
+static const char *place_text(const struct build *b, const struct tls_place *place,
+			      const char *name, char *text)
+{
+	if (place->file)
+		snprintf(text, PLACE_TEXT, "%s:%u: %s", place->file, place->line, name);
+	else
+		snprintf(text, PLACE_TEXT, "%s: parameter %s", b->input->name, param_of(name));
+	return text;
+}
+
+/* Reports about the setting of a field; the format comes after "where: ". */
+#define SAY(b, what, field, format, ...)                                                           \
+	do {                                                                                       \
+		char place_[PLACE_TEXT];                                                           \
+		what((b)->report, "%s: " format,                                                   \
+		     place_text(b, &(b)->input->places->field, #field, place_), ##__VA_ARGS__);    \
+	} while (0)
+#define SAY_ERROR(b, field, ...) SAY(b, tls_report_error, field, __VA_ARGS__)
+#define SAY_WARNING(b, field, ...)                                                                 \
+	do {                                                                                       \
+		if (!(b)->input->quiet)                                                            \
+			SAY(b, tls_report_warning, field, __VA_ARGS__);                            \
+	} while (0)
+
+char *tls_context_path(const char *dir, const char *name)
+{
+	char *path = NULL;
+
+	if (name[0] == '/' || name[0] == '.')
+		return strdup(name);
+	if (asprintf(&path, "%s/%s", dir, name) < 0)
+		return NULL;
+	return path;
+}
+
+/* ---- versions and suites ---- */
+
+static bool list_has_level(const char *list)
+{
+	return list && strstr(list, "@SECLEVEL=");
+}
+
+static void build_method(struct build *b)
+{
+	const struct tls_method *method = tls_param_method(b->settings->method);
+
+	if (method->min == SSL2_VERSION || !SSL_CTX_set_min_proto_version(b->ctx, method->min) ||
+	    !SSL_CTX_set_max_proto_version(b->ctx, method->max)) {
+		SAY_ERROR(b, method, "%s is not supported by %s", method->name,
+			  OpenSSL_version(OPENSSL_VERSION));
+		ERR_clear_error();
+		return;
+	}
+	if (method->min < TLS1_2_VERSION)
+		SAY_WARNING(b, method,
+			    "%s accepts versions below TLS 1.2, which are not secure "
+			    "(RFC 8996)",
+			    method->name);
+}
+
+/* Splits the list into TLS 1.3 suites, whose names begin with TLS_, and the rest. */
+static int split_ciphers(const char *list, char **suites, char **ciphers)
+{
+	size_t size = strlen(list) + 2;
+	char *copy = strdup(list), *save = NULL, *item;
+
+	*suites = calloc(1, size);
+	*ciphers = calloc(1, size);
+	if (!copy || !*suites || !*ciphers) {
+		free(copy);
+		return -1;
+	}
+	for (item = strtok_r(copy, ":, ", &save); item; item = strtok_r(NULL, ":, ", &save)) {
+		char *to = strncmp(item, "TLS_", 4) == 0 ? *suites : *ciphers;
+		size_t len = strlen(to);
+
+		snprintf(to + len, size - len, "%s%s", len ? ":" : "", item);
+	}
+	free(copy);
+	return 0;
+}
+
+/* A list of TLS 1.3 suites alone leaves nothing for older versions. */
+static void only_tls_1_3(struct build *b)
+{
+	const struct tls_method *method = tls_param_method(b->settings->method);
+
+	if (method->max && method->max < TLS1_3_VERSION)
+		SAY_ERROR(b, cipher_list, "'%s' names suites of TLS 1.3 only, but method is %s",
+			  b->settings->cipher_list, method->name);
+	else
+		SSL_CTX_set_min_proto_version(b->ctx, TLS1_3_VERSION);
+}
+
+/* OpenSSL passes over names that it does not know; a typing error must not weaken a list. */
+static bool check_cipher_names(struct build *b, const char *list,
+			       int (*set)(SSL_CTX *ctx, const char *list))
+{
+	char *copy = strdup(list), *save = NULL, *item;
+	bool known = copy != NULL;
+
+	for (item = copy ? strtok_r(copy, ":", &save) : NULL; known && item;
+	     item = strtok_r(NULL, ":", &save)) {
+		if (strchr("!-+@", item[0])) /* takes away or orders */
+			continue;
+		known = set(b->ctx, item) == 1;
+		if (!known)
+			SAY_ERROR(b, cipher_list, "'%s' is no suite that %s knows or allows", item,
+				  OpenSSL_version(OPENSSL_VERSION));
+	}
+	ERR_clear_error();
+	free(copy);
+	return known;
+}
+
+static void apply_ciphers(struct build *b, const char *suites, const char *ciphers)
+{
+	if (!suites[0] && !ciphers[0])
+		SAY_ERROR(b, cipher_list, "it names no cipher suite");
+	if (suites[0] && check_cipher_names(b, suites, SSL_CTX_set_ciphersuites) &&
+	    !SSL_CTX_set_ciphersuites(b->ctx, suites))
+		SAY_ERROR(b, cipher_list, "'%s': %s", suites, tls_pem_openssl_reason());
+	if (suites[0] && !ciphers[0])
+		only_tls_1_3(b);
+	if (ciphers[0] && check_cipher_names(b, ciphers, SSL_CTX_set_cipher_list) &&
+	    !SSL_CTX_set_cipher_list(b->ctx, ciphers))
+		SAY_ERROR(b, cipher_list, "'%s': %s", ciphers, tls_pem_openssl_reason());
+}
+
+static void apply_cipher_list(struct build *b, const char *list)
+{
+	char *suites = NULL, *ciphers = NULL;
+
+	if (split_ciphers(list, &suites, &ciphers) == 0)
+		apply_ciphers(b, suites, ciphers);
+	else
+		SAY_ERROR(b, cipher_list, "out of memory");
+	free(suites);
+	free(ciphers);
+}
+
+static void build_ciphers(struct build *b)
+{
+	const struct tls_settings *s = b->settings;
+	bool old = tls_param_method(s->method)->min < TLS1_2_VERSION;
+
+	if (old && !list_has_level(s->cipher_list))
+		SSL_CTX_set_security_level(b->ctx, 0);
+	if (s->cipher_list)
+		apply_cipher_list(b, s->cipher_list);
+	else if (!SSL_CTX_set_cipher_list(b->ctx, old ? TLS_OLD_CIPHERS : TLS_STRONG_CIPHERS))
+		SAY_ERROR(b, cipher_list, "cannot set the default: %s", tls_pem_openssl_reason());
+}
+
+/* ---- certificates and keys ---- */
+
+static const char *subject_text(const X509 *cert, char *text, size_t size)
+{
+	BIO *bio = BIO_new(BIO_s_mem());
+	int len = 0;
+
+	if (bio && X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0, XN_FLAG_RFC2253) >= 0)
+		len = BIO_read(bio, text, (int)size - 1);
+	text[len > 0 ? len : 0] = '\0';
+	BIO_free(bio);
+	return text;
+}
+
+/* An operator may need the server more than a valid date, so a date only warns. Returns text, or
+ * NULL when the dates are fine. */
+static const char *dates_text(const X509 *cert, const char *path, char *text, size_t size)
+{
+	bool expired = X509_cmp_current_time(X509_get0_notAfter(cert)) < 0;
+	char subject[256], when[64] = "";
+	BIO *bio;
+	int len;
+
+	if (!expired && X509_cmp_current_time(X509_get0_notBefore(cert)) <= 0)
+		return NULL;
+	bio = BIO_new(BIO_s_mem());
+	if (bio &&
+	    ASN1_TIME_print(bio, expired ? X509_get0_notAfter(cert) : X509_get0_notBefore(cert))) {
+		len = BIO_read(bio, when, sizeof(when) - 1);
+		when[len > 0 ? len : 0] = '\0';
+	}
+	BIO_free(bio);
+	snprintf(text, size, "file '%s': certificate '%s' %s %s", path,
+		 subject_text(cert, subject, sizeof(subject)),
+		 expired ? "expired on" : "is not valid before", when);
+	return text;
+}
+
+/* One of a domain's two certificates: the settings that make it, and where they stand. */
+struct credential {
+	const char *certificate_name, *key_name, *password_name;
+	const char *certificate, *key, *password;
+	const struct tls_place *certificate_place, *key_place, *password_place;
+};
+
+static void say(struct build *b, void (*what)(struct tls_report *, const char *, ...),
+		const struct tls_place *place, const char *name, const char *text)
+{
+	char where[PLACE_TEXT];
+
+	if (what == tls_report_error || !b->input->quiet)
+		what(b->report, "%s: %s", place_text(b, place, name, where), text);
+}
+
+/* The password to try, malloc()ed: the setting's text or the first line of the file it names. */
+static char *credential_password(struct build *b, const struct credential *c)
+{
+	char why[TLS_PEM_WHY], *path, *password = NULL;
+
+	if (!c->password)
+		return NULL;
+	if (strncmp(c->password, "file:", 5) != 0)
+		return strdup(c->password);
+	path = tls_context_path(b->input->dir, c->password + 5);
+	if (path)
+		password = tls_pem_password_file(path, why);
+	else
+		snprintf(why, sizeof(why), "out of memory");
+	if (!password) {
+		say(b, tls_report_error, c->password_place, c->password_name, why);
+	} else if (tls_pem_others_can_read(path)) {
+		snprintf(why, sizeof(why), "password file '%s' can be read by other users", path);
+		say(b, tls_report_warning, c->password_place, c->password_name, why);
+	}
+	free(path);
+	return password;
+}
+
+static EVP_PKEY *credential_key(struct build *b, const struct credential *c)
+{
+	const struct tls_place *place = c->key ? c->key_place : c->certificate_place;
+	const char *name = c->key ? c->key_name : c->certificate_name;
+	char *path = tls_context_path(b->input->dir, c->key ? c->key : c->certificate);
+	char *text = credential_password(b, c);
+	struct tls_pem_password password = {text, b->input->may_ask};
+	char why[TLS_PEM_WHY] = "out of memory";
+	EVP_PKEY *key = path ? tls_pem_key(path, &password, why) : NULL;
+
+	if (!key)
+		say(b, tls_report_error, place, name, why);
+	if (key && tls_pem_others_can_read(path)) {
+		snprintf(why, sizeof(why), "private key file '%s' can be read by other users",
+			 path);
+		say(b, tls_report_warning, place, name, why);
+	}
+	if (text)
+		OPENSSL_cleanse(text, strlen(text));
+	free(text);
+	free(path);
+	return key;
+}
+
+/* Each certificate of a chain is issued by the next (RFC 8446 section 4.4.2). */
+static bool chain_is_in_order(STACK_OF(X509) * certs)
+{
+	for (int i = 0; i + 1 < sk_X509_num(certs); i++)
+		if (X509_check_issued(sk_X509_value(certs, i + 1), sk_X509_value(certs, i)) !=
+		    X509_V_OK)
+			return false;
+	return true;
+}
+
+static void use_chain(struct build *b, const struct credential *c, STACK_OF(X509) * certs)
+{
+	char why[TLS_PEM_WHY];
+
+	if (SSL_CTX_use_certificate(b->ctx, sk_X509_value(certs, 0)) != 1) {
+		snprintf(why, sizeof(why), "file '%s': the certificate cannot be used: %s",
+			 c->certificate, tls_pem_openssl_reason());
+		say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
+		return;
+	}
+	SSL_CTX_clear_chain_certs(b->ctx);
+	for (int i = 1; i < sk_X509_num(certs); i++) {
+		if (SSL_CTX_add1_chain_cert(b->ctx, sk_X509_value(certs, i)) == 1)
+			continue;
+		snprintf(why, sizeof(why),
+			 "file '%s': certificate %d of the chain cannot be used: "
+			 "%s",
+			 c->certificate, i + 1, tls_pem_openssl_reason());
+		say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
+	}
+	if (!chain_is_in_order(certs)) {
+		snprintf(why, sizeof(why),
+			 "file '%s': the chain is not in order or a certificate "
+			 "is missing: each must be issued by the next",
+			 c->certificate);
+		say(b, tls_report_warning, c->certificate_place, c->certificate_name, why);
+	}
+}
+
+static void use_credential(struct build *b, const struct credential *c, STACK_OF(X509) * certs,
+			   EVP_PKEY *key)
+{
+	const char *key_file = c->key ? c->key : c->certificate;
+	char why[TLS_PEM_WHY];
+
+	if (dates_text(sk_X509_value(certs, 0), c->certificate, why, sizeof(why)))
+		say(b, tls_report_warning, c->certificate_place, c->certificate_name, why);
+	use_chain(b, c, certs);
+	if (X509_check_private_key(sk_X509_value(certs, 0), key) != 1)
+		snprintf(why, sizeof(why),
+			 "the private key in file '%s' does not belong to the "
+			 "certificate in file '%s'",
+			 key_file, c->certificate);
+	else if (SSL_CTX_use_PrivateKey(b->ctx, key) != 1)
+		snprintf(why, sizeof(why), "the private key in file '%s' cannot be used: %s",
+			 key_file, tls_pem_openssl_reason());
+	else
+		return;
+	ERR_clear_error();
+	say(b, tls_report_error, c->key ? c->key_place : c->certificate_place,
+	    c->key ? c->key_name : c->certificate_name, why);
+}
+
+static void build_credential(struct build *b, const struct credential *c)
+{
+	char why[TLS_PEM_WHY] = "out of memory";
+	STACK_OF(X509) * certs;
+	EVP_PKEY *key;
+	char *path;
+
+	if (!c->certificate)
+		return;
+	path = tls_context_path(b->input->dir, c->certificate);
+	certs = path ? tls_pem_certificates(path, why) : NULL;
+	if (!certs)
+		say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
+	key = credential_key(b, c);
+	if (certs && key)
+		use_credential(b, c, certs, key);
+	EVP_PKEY_free(key);
+	sk_X509_pop_free(certs, X509_free);
+	free(path);
+}
+
+#define CREDENTIAL(b, cert, key, password)                                                         \
+	{                                                                                          \
+#cert, #key, #password, (b)->settings->cert, (b)->settings->key,                   \
+			(b)->settings->password, &(b)->input->places->cert,                        \
+			&(b)->input->places->key, &(b)->input->places->password                    \
+	}
+
+static void build_certificate(struct build *b)
+{
+	struct credential first = CREDENTIAL(b, certificate, private_key, private_key_password);
+	struct credential second = CREDENTIAL(b, certificate2, private_key2, private_key_password2);
+
+	if (!first.certificate && b->input->role == TLS_ROLE_SERVER)
+		SAY_ERROR(b, certificate, "a server needs a certificate");
+	build_credential(b, &first);
+	build_credential(b, &second);
+}
+
+/* ---- trust ---- */
+
+/* A trusted certificate is a CA's, or stands for itself. */
+static bool is_trust_anchor(X509 *cert)
+{
+	return X509_check_ca(cert) > 0 ||
+	       X509_NAME_cmp(X509_get_subject_name(cert), X509_get_issuer_name(cert)) == 0;
+}
+
+static void add_ca(struct build *b, X509 *cert, const char *path, int number)
+{
+	char text[TLS_PEM_WHY];
+
+	if (dates_text(cert, path, text, sizeof(text)))
+		SAY_WARNING(b, ca_list, "%s", text);
+	if (X509_STORE_add_cert(SSL_CTX_get_cert_store(b->ctx), cert) != 1 ||
+	    SSL_CTX_add_client_CA(b->ctx, cert) != 1)
+		SAY_ERROR(b, ca_list, "file '%s': certificate %d cannot be used: %s", path, number,
+			  tls_pem_openssl_reason());
+}
+
+static void build_ca_list(struct build *b, const char *path)
+{
+	char why[TLS_PEM_WHY] = "out of memory";
+	STACK_OF(X509) *certs = path ? tls_pem_certificates(path, why) : NULL;
+	int anchors = 0;
+
+	if (!certs) {
+		SAY_ERROR(b, ca_list, "%s", why);
+		return;
+	}
+	for (int i = 0; i < sk_X509_num(certs); i++) {
+		anchors += is_trust_anchor(sk_X509_value(certs, i));
+		add_ca(b, sk_X509_value(certs, i), path, i + 1);
+	}
+	if (anchors == 0)
+		SAY_ERROR(b, ca_list, "none of the %d certificates in file '%s' is a CA's",
+			  sk_X509_num(certs), path);
+	sk_X509_pop_free(certs, X509_free);
+}
+
+static void build_ca_path(struct build *b, const char *path)
+{
+	struct stat st;
+
+	if (!path)
+		SAY_ERROR(b, ca_path, "out of memory");
+	else if (stat(path, &st) != 0)
+		SAY_ERROR(b, ca_path, "directory '%s': %s", path, strerror(errno));
+	else if (!S_ISDIR(st.st_mode))
+		SAY_ERROR(b, ca_path, "'%s' is not a directory", path);
+	else if (SSL_CTX_load_verify_locations(b->ctx, NULL, path) != 1)
+		SAY_ERROR(b, ca_path, "directory '%s': %s", path, tls_pem_openssl_reason());
+}
+
+static void build_crl(struct build *b, const char *path)
+{
+	X509_STORE *store = SSL_CTX_get_cert_store(b->ctx);
+	bool leaf = strcasecmp(b->settings->crl_check, "leaf") == 0;
+	char why[TLS_PEM_WHY] = "out of memory";
+
+	if (!path || tls_pem_crls(path, store, why) < 0)
+		SAY_ERROR(b, crl, "%s", why);
+	X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK | (leaf ? 0 : X509_V_FLAG_CRL_CHECK_ALL));
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+bool tls_context_same_store(const struct tls_settings *a, const struct tls_settings *b)
+{
+	return same_text(a->ca_list, b->ca_list) && same_text(a->ca_path, b->ca_path) &&
+	       same_text(a->crl, b->crl) && same_text(a->crl_check, b->crl_check);
+}
+
+/* Domains that inherit their CAs share one store of them. */
+static void share_store(struct build *b)
+{
+	SSL_CTX *from = b->input->store_from;
+
+	SSL_CTX_set1_cert_store(b->ctx, SSL_CTX_get_cert_store(from));
+	if (SSL_CTX_get_verify_mode(b->ctx) & SSL_VERIFY_PEER)
+		SSL_CTX_set_client_CA_list(b->ctx,
+					   SSL_dup_CA_list(SSL_CTX_get_client_CA_list(from)));
+}
+
+static void build_store(struct build *b)
+{
+	const struct tls_settings *s = b->settings;
+	const char *dir = b->input->dir;
+	char *ca_list = s->ca_list ? tls_context_path(dir, s->ca_list) : NULL;
+	char *ca_path = s->ca_path ? tls_context_path(dir, s->ca_path) : NULL;
+	char *crl = s->crl ? tls_context_path(dir, s->crl) : NULL;
+
+	if (b->input->store_from)
+		share_store(b);
+	else {
+		if (s->ca_list)
+			build_ca_list(b, ca_list);
+		if (s->ca_path)
+			build_ca_path(b, ca_path);
+		if (s->crl)
+			build_crl(b, crl);
+	}
+	free(ca_list);
+	free(ca_path);
+	free(crl);
+}
+
+bool tls_context_accepts_unverified(enum tls_role role, const struct tls_settings *s)
+{
+	return role == TLS_ROLE_SERVER && !s->verify_certificate && !s->require_certificate &&
+	       strcasecmp(s->verify_client, "optional_no_ca") == 0;
+}
+
+static void check_verify_name(struct build *b, bool verify)
+{
+	const struct tls_settings *s = b->settings;
+	enum tls_identity_rule rule = tls_identity_rule_of(s->verify_name);
+	const char *bad;
+	size_t len = 0;
+
+	if (rule == TLS_IDENTITY_OFF)
+		return;
+	if (!verify || tls_context_accepts_unverified(b->input->role, s))
+		SAY_ERROR(b, verify_name,
+			  "a name is worth nothing unless the certificate that "
+			  "holds it is verified: set verify_certificate or "
+			  "require_certificate");
+	if (!s->verify_names && (b->input->role == TLS_ROLE_SERVER || !s->server_name))
+		SAY_ERROR(b, verify_name, "which name? set verify_names%s",
+			  b->input->role == TLS_ROLE_CLIENT ? " or server_name" : "");
+	bad = s->verify_names ? tls_identity_bad_name(rule, s->verify_names, &len) : NULL;
+	if (bad)
+		SAY_ERROR(b, verify_names, "'%.*s' is no name of a domain or host", (int)len, bad);
+}
+
+static void build_verify(struct build *b)
+{
+	const struct tls_settings *s = b->settings;
+	bool require = s->require_certificate;
+	bool verify = s->verify_certificate || require;
+
+	if (b->input->role == TLS_ROLE_SERVER && strcasecmp(s->verify_client, "off") != 0) {
+		require |= strcasecmp(s->verify_client, "on") == 0;
+		verify = true;
+	}
+	SSL_CTX_set_verify(b->ctx,
+			   (verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE) |
+				   (require ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0),
+			   SSL_CTX_get_verify_callback(b->ctx));
+	SSL_CTX_set_verify_depth(b->ctx, s->verify_depth);
+	if (verify && !s->ca_list && !s->ca_path &&
+	    !tls_context_accepts_unverified(b->input->role, s))
+		SAY_WARNING(b, ca_list,
+			    "certificates of peers must verify, but neither ca_list "
+			    "nor ca_path is set: no certificate will");
+	check_verify_name(b, verify);
+}
+
+/* ---- sessions, options ---- */
+
+/* A session is resumed only in a domain of the name and context that it was made in. */
+static void build_sessions(struct build *b)
+{
+	const struct cfg_group_tls *cfg = b->input->cfg;
+	bool cache = cfg->session_cache && b->input->role == TLS_ROLE_SERVER;
+	unsigned char context[EVP_MAX_MD_SIZE];
+	unsigned int len = 0;
+	char text[1024];
+
+	snprintf(text, sizeof(text), "%.*s/%s", cfg->session_id.len, cfg->session_id.s,
+		 b->input->name);
+	if (!EVP_Digest(text, strlen(text), context, &len, EVP_sha256(), NULL) ||
+	    !SSL_CTX_set_session_id_context(b->ctx, context, len))
+		tls_report_error(b->report, "%s: cannot set the session context: %s",
+				 b->input->name, tls_pem_openssl_reason());
+	SSL_CTX_set_session_cache_mode(b->ctx, cache ? SSL_SESS_CACHE_SERVER : SSL_SESS_CACHE_OFF);
+	/* One ticket is what a SIP peer that comes back needs; each costs a record and an HMAC. */
+	SSL_CTX_set_num_tickets(b->ctx, 1);
+}
+
+/* True if no trusted certificate issued this one, nor is it its own issuer. */
+static bool issuer_is_missing(struct build *b, X509 *cert)
+{
+	X509_STORE_CTX *store = X509_STORE_CTX_new();
+	X509 *issuer = NULL;
+	bool missing;
+
+	missing = store && X509_check_issued(cert, cert) != X509_V_OK &&
+		  X509_STORE_CTX_init(store, SSL_CTX_get_cert_store(b->ctx), cert, NULL) == 1 &&
+		  X509_STORE_CTX_get1_issuer(&issuer, store, cert) != 1;
+	X509_free(issuer);
+	X509_STORE_CTX_free(store);
+	ERR_clear_error();
+	return missing;
+}
+
+/* An intermediate that was left out is what most often makes peers refuse a certificate; with CAs
+ * at hand it can be noticed. */
+static void check_issuer(struct build *b)
+{
+	STACK_OF(X509) *chain = NULL;
+	X509 *last = SSL_CTX_get0_certificate(b->ctx);
+	char subject[256];
+
+	SSL_CTX_get0_chain_certs(b->ctx, &chain);
+	if (chain && sk_X509_num(chain) > 0)
+		last = sk_X509_value(chain, sk_X509_num(chain) - 1);
+	if ((b->settings->ca_list || b->settings->ca_path) && issuer_is_missing(b, last))
+		SAY_WARNING(b, certificate,
+			    "no certificate of the chain or of ca_list issued "
+			    "'%s': an intermediate may be missing",
+			    subject_text(last, subject, sizeof(subject)));
+}
+
+/*
+ * Left alone, OpenSSL builds its own chain anew for every handshake that has a CA store, a
+ * quarter of the handshake's cost. Do it once.
+ */
+static void build_chain(struct build *b)
+{
+	int more;
+
+	SSL_CTX_set_mode(b->ctx, SSL_MODE_NO_AUTO_CHAIN);
+	for (more = SSL_CTX_set_current_cert(b->ctx, SSL_CERT_SET_FIRST); more == 1;
+	     more = SSL_CTX_set_current_cert(b->ctx, SSL_CERT_SET_NEXT)) {
+		STACK_OF(X509) *chain = NULL;
+
+		SSL_CTX_get0_chain_certs(b->ctx, &chain);
+		if (!chain)
+			SSL_CTX_build_cert_chain(b->ctx, SSL_BUILD_CHAIN_FLAG_NO_ROOT |
+								 SSL_BUILD_CHAIN_FLAG_IGNORE_ERROR |
+								 SSL_BUILD_CHAIN_FLAG_CLEAR_ERROR);
+		check_issuer(b);
+	}
+	ERR_clear_error();
+}
+
+static void build_options(struct build *b)
+{
+	const struct cfg_group_tls *cfg = b->input->cfg;
+	uint64_t options = SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE |
+			   SSL_OP_PRIORITIZE_CHACHA | SSL_OP_SINGLE_DH_USE;
+
+	SSL_CTX_clear_options(b->ctx, SSL_OP_NO_COMPRESSION);
+	if (cfg->disable_compression)
+		options |= SSL_OP_NO_COMPRESSION;
+	SSL_CTX_set_options(b->ctx, options);
+	SSL_CTX_set_mode(b->ctx,
+			 SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+	if (cfg->ssl_release_buffers == 1)
+		SSL_CTX_set_mode(b->ctx, SSL_MODE_RELEASE_BUFFERS);
+	else if (cfg->ssl_release_buffers == 0)
+		SSL_CTX_clear_mode(b->ctx, SSL_MODE_RELEASE_BUFFERS);
+	SSL_CTX_set_dh_auto(b->ctx, 1);
+	SSL_CTX_set_max_send_fragment(b->ctx, cfg->ssl_max_send_fragment);
+}
+
+/* Only a try shows whether versions, suites and level leave anything to talk with. */
+static void build_probe(struct build *b)
+{
+	const struct tls_settings *s = b->settings;
+	SSL *ssl = SSL_new(b->ctx);
+	STACK_OF(SSL_CIPHER) *ciphers = ssl ? SSL_get1_supported_ciphers(ssl) : NULL;
+
+	if (!ssl)
+		tls_report_error(b->report, "%s: cannot make a connection: %s", b->input->name,
+				 tls_pem_openssl_reason());
+	else if (sk_SSL_CIPHER_num(ciphers) <= 0)
+		SAY_ERROR(b, method, "with %s and cipher_list '%s', %s has no cipher suite left",
+			  s->method, s->cipher_list ? s->cipher_list : "(default)",
+			  OpenSSL_version(OPENSSL_VERSION));
+	sk_SSL_CIPHER_free(ciphers);
+	SSL_free(ssl);
+	ERR_clear_error();
+}
+
+SSL_CTX *tls_context_new(const struct tls_context_input *input, struct tls_report *report)
+{
+	static const build_step steps[] = {
+		build_method, build_ciphers,  build_certificate, build_verify,
+		build_store,  build_sessions, build_chain,       build_options,
+	};
+	struct build b = {input, input->settings, NULL, report};
+	unsigned errors = report->errors;
+
+	b.ctx = SSL_CTX_new(input->role == TLS_ROLE_SERVER ? TLS_server_method()
+							   : TLS_client_method());
+	if (!b.ctx) {
+		tls_report_error(report, "%s: cannot make an SSL_CTX: %s", input->name,
+				 tls_pem_openssl_reason());
+		return NULL;
+	}
+	input->prepare(b.ctx);
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+		steps[i](&b);
+	if (report->errors == errors)
+		build_probe(&b);
+	if (report->errors == errors)
+		return b.ctx;
+	SSL_CTX_free(b.ctx);
+	return NULL;
+}
+
+void tls_context_thread_end(void)
+{
+	tls_pem_thread_end();
+}

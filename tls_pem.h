@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Reads what PEM files hold. Every function that fails writes one clause to
+ * why, TLS_PEM_WHY bytes, that names the file and what is wrong with it.
+ */
+#ifndef TLS_PEM_H
+#define TLS_PEM_H
+
+#include <openssl/x509.h>
+
+#include <stdbool.h>
+
+#define TLS_PEM_WHY 512
+
+/* Where the password of an encrypted key comes from: the text, else the terminal if allowed. */
+struct tls_pem_password {
+	const char *text; /* or NULL */
+	bool may_ask;
+};
+
+/* Every certificate of a file, at least one; NULL on failure. */
+STACK_OF(X509) * tls_pem_certificates(const char *path, char *why);
+
+/* The first private key of a file; NULL on failure. */
+EVP_PKEY *tls_pem_key(const char *path, const struct tls_pem_password *password, char *why);
+
+/* Adds every revocation list of a file, or of the files of a directory, to store. Returns their
+ * number, at least one, or -1. */
+int tls_pem_crls(const char *path, X509_STORE *store, char *why);
+
+/* The first line of a file, for use as a password; malloc()ed, to be wiped, or NULL. */
+char *tls_pem_password_file(const char *path, char *why);
+
+/* True when users other than the owner and its group can read the file. */
+bool tls_pem_others_can_read(const char *path);
+
+/* The first, most specific error that OpenSSL noted; empties its queue. */
+const char *tls_pem_openssl_reason(void);
+
+/* Frees what the calling thread keeps from one key to the next. */
+void tls_pem_thread_end(void);
+
+#endif
