@@ -37,14 +37,13 @@ struct builder {
 
 /* ---- names ---- */
 
-static void address_key(const struct tls_domain *d, char *text)
+static const char *address_key(const struct tls_domain *d, char *text)
 {
 	if (d->scope == TLS_CONFIG_DEFAULT)
-		strcpy(text, "default");
-	else if (d->scope == TLS_CONFIG_ANY)
-		strcpy(text, "any");
-	else
-		tls_address_text(&d->address, text);
+		return "default";
+	if (d->scope == TLS_CONFIG_ANY)
+		return "any";
+	return tls_address_text(&d->address, text);
 }
 
 static void lower(char *text)
@@ -55,11 +54,11 @@ static void lower(char *text)
 
 static void name_domain(struct tls_domain *d)
 {
-	char address[TLS_ADDRESS_TEXT];
+	char text[TLS_ADDRESS_TEXT];
+	const char *address = address_key(d, text);
 	const struct tls_settings *s = &d->settings;
 	bool client = d->role == TLS_ROLE_CLIENT;
 
-	address_key(d, address);
 	snprintf(d->name, sizeof(d->name), "%s:%s%s%s%s%s", client ? "client" : "server", address,
 		 s->server_name ? " " : "", s->server_name ? s->server_name : "",
 		 client && s->server_id ? " id=" : "", client && s->server_id ? s->server_id : "");
@@ -68,50 +67,37 @@ static void name_domain(struct tls_domain *d)
 
 /* ---- settings of a section, its default section and the built-in defaults ---- */
 
-static char *copy_text(const char *text)
-{
-	return text ? strdup(text) : NULL;
-}
-
-/* Takes what the section sets from the section, everything else from base. */
+/*
+ * Takes what the section sets from the section, everything else from base. Texts are not copied:
+ * they belong to the set's configuration, or are built in.
+ */
 static void inherit(struct tls_domain *d, const struct tls_config_section *section,
 		    const struct tls_domain *base)
 {
-#define PLACE(field) (struct tls_place){section->file, section->lines.field}
-#define TLS_I(field, param, cfg, def, lo, hi, rt, help)                                            \
+#define INHERIT(field)                                                                             \
 	d->settings.field = section->lines.field ? section->settings.field : base->settings.field; \
-	d->places.field = section->lines.field ? PLACE(field) : base->places.field;
-#define TLS_S(field, param, cfg, def, check, rt, help)                                             \
-	d->settings.field =                                                                        \
-		copy_text(section->lines.field ? section->settings.field : base->settings.field);  \
-	d->places.field = section->lines.field ? PLACE(field) : base->places.field;
+	d->places.field = section->lines.field                                                     \
+				  ? (struct tls_place){section->file, section->lines.field}        \
+				  : base->places.field;
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help) INHERIT(field)
+#define TLS_S(field, param, cfg, def, check, rt, help)  INHERIT(field)
 	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
 #undef TLS_I
 #undef TLS_S
-#undef PLACE
+#undef INHERIT
 }
 
-/* A row's default; an empty text is not set. */
+/* The rows' defaults; an empty text is not set. */
 static void builtin_settings(struct tls_domain *d)
 {
 #define TLS_I(field, param, cfg, def, lo, hi, rt, help) d->settings.field = (def);
 #define TLS_S(field, param, cfg, def, check, rt, help)                                             \
-	d->settings.field = sizeof(def) > 1 ? strdup(def) : NULL;
+	d->settings.field = sizeof(def) > 1 ? (char *)(def) : NULL;
 	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
 #undef TLS_I
 #undef TLS_S
-	if (d->role == TLS_ROLE_CLIENT) { /* a client needs none */
-		free(d->settings.certificate);
-		d->settings.certificate = NULL;
-	}
-}
-
-/* A domain of a section names its peers for itself, its default section's do not fit. */
-static void clear_names(struct tls_domain *base)
-{
-	free(base->settings.server_name);
-	free(base->settings.server_id);
-	base->settings.server_name = base->settings.server_id = NULL;
+	if (d->role == TLS_ROLE_CLIENT)
+		d->settings.certificate = NULL; /* it needs none */
 }
 
 static const struct tls_config_section *default_section(const struct tls_config *config,
@@ -169,7 +155,6 @@ static void add_default(struct builder *b, enum tls_role role)
 	} else if (role == TLS_ROLE_CLIENT || file_exists(b, builtin.settings.certificate)) {
 		d = add_domain(b, role, TLS_CONFIG_DEFAULT);
 		d->settings = builtin.settings;
-		memset(&builtin.settings, 0, sizeof(builtin.settings));
 		name_domain(d);
 	} else {
 		tls_report_warning(b->report,
@@ -177,24 +162,19 @@ static void add_default(struct builder *b, enum tls_role role)
 				   "that no other section is for are refused",
 				   b->source->config, builtin.settings.certificate);
 	}
-	tls_settings_free(&builtin.settings);
 }
 
-/* The settings that sections of a role inherit: those of its default section, but for names. */
+/* What sections of a role inherit: their default section's settings, but for its own names. */
 static void base_settings(struct builder *b, enum tls_role role, struct tls_domain *base)
 {
 	const struct tls_config_section *section = default_section(b->set->config, role);
 	struct tls_domain builtin = {.role = role};
 
-	*base = (struct tls_domain){.role = role};
 	builtin_settings(&builtin);
-	if (section) {
+	*base = builtin;
+	if (section)
 		inherit(base, section, &builtin);
-		tls_settings_free(&builtin.settings);
-	} else {
-		base->settings = builtin.settings;
-	}
-	clear_names(base);
+	base->settings.server_name = base->settings.server_id = NULL;
 }
 
 static int draft_from_config(struct builder *b)
@@ -222,26 +202,23 @@ static int draft_from_config(struct builder *b)
 		if (section != default_section(config, section->role))
 			add_section(b, section, &bases[section->role]);
 	}
-	tls_settings_free(&bases[TLS_ROLE_SERVER].settings);
-	tls_settings_free(&bases[TLS_ROLE_CLIENT].settings);
 	return 0;
 }
 
 static int draft_from_parameters(struct builder *b)
 {
 	b->set->domains = calloc(2, sizeof(*b->set->domains));
-	for (enum tls_role role = TLS_ROLE_SERVER; b->set->domains && role <= TLS_ROLE_CLIENT;
-	     role++) {
+	if (!b->set->domains || tls_settings_from_cfg(&b->set->parameters, b->source->cfg) != 0) {
+		tls_report_error(b->report, "out of memory");
+		return -1;
+	}
+	for (enum tls_role role = TLS_ROLE_SERVER; role <= TLS_ROLE_CLIENT; role++) {
 		struct tls_domain *d = add_domain(b, role, TLS_CONFIG_DEFAULT);
 
-		if (tls_settings_from_cfg(&d->settings, b->source->cfg) != 0)
-			break;
-		strcpy(d->name, role == TLS_ROLE_SERVER ? "server:default" : "client:default");
+		d->settings = b->set->parameters;
+		name_domain(d);
 	}
-	if (b->set->domains && b->set->count == 2)
-		return 0;
-	tls_report_error(b->report, "out of memory");
-	return -1;
+	return 0;
 }
 
 /* ---- checks ---- */
@@ -594,10 +571,22 @@ static void index_client(struct builder *b, struct tls_domain *d, const char *ad
 		add_key(b, "c", address, "", d);
 }
 
+static void index_domain(struct builder *b, struct tls_domain *d, bool named)
+{
+	char text[TLS_ADDRESS_TEXT];
+	const char *address = address_key(d, text);
+	const char *name = d->settings.server_name;
+
+	if (d->role == TLS_ROLE_CLIENT)
+		index_client(b, d, address, named);
+	else if (named && d->scope != TLS_CONFIG_DEFAULT)
+		add_key(b, "s", address, name ? name : "", d);
+}
+
+/* Client sections without a name come first, so that one of them gets its address's key. */
 static void build_index(struct builder *b)
 {
 	struct tls_domain_set *set = b->set;
-	char address[TLS_ADDRESS_TEXT];
 
 	set->index = tls_map_new(3 * set->count + 1);
 	set->keys = calloc(3 * set->count + 1, sizeof(*set->keys));
@@ -605,18 +594,9 @@ static void build_index(struct builder *b)
 		tls_report_error(b->report, "out of memory");
 		return;
 	}
-	for (int named = 0; named <= 1; named++) {
-		for (size_t i = 0; i < set->count; i++) {
-			struct tls_domain *d = &set->domains[i];
-
-			address_key(d, address);
-			if (d->role == TLS_ROLE_CLIENT)
-				index_client(b, d, address, named);
-			else if (named && d->scope != TLS_CONFIG_DEFAULT)
-				add_key(b, "s", address,
-					d->settings.server_name ? d->settings.server_name : "", d);
-		}
-	}
+	for (int named = 0; named <= 1; named++)
+		for (size_t i = 0; i < set->count; i++)
+			index_domain(b, &set->domains[i], named);
 }
 
 static struct tls_domain *look_up(const struct tls_domain_set *set, const char *kind,
@@ -772,7 +752,6 @@ void tls_domain_set_unref(struct tls_domain_set *set)
 	for (size_t i = 0; i < set->count; i++) {
 		material_unref(set->domains[i].material);
 		ident_unref(set->domains[i].ident);
-		tls_settings_free(&set->domains[i].settings);
 	}
 	for (size_t i = 0; i < set->key_count; i++)
 		free(set->keys[i]);
@@ -780,6 +759,7 @@ void tls_domain_set_unref(struct tls_domain_set *set)
 	tls_map_free(set->index);
 	tls_map_free(set->names);
 	tls_config_free(set->config);
+	tls_settings_free(&set->parameters);
 	free(set->domains);
 	free(set);
 }

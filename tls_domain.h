@@ -37,7 +37,7 @@ struct tls_domain {
 	struct tls_address address;
 	char name[TLS_DOMAIN_NAME];   /* "server:default", "client:192.0.2.1:5061 example.com" */
 	struct tls_place place;       /* of its section; the set's config owns the file's name */
-	struct tls_settings settings; /* with what it inherits */
+	struct tls_settings settings; /* with what it inherits; texts are the set's */
 	struct tls_settings_places places;
 	bool accept_unverified;
 	enum tls_identity_rule rule;
@@ -56,7 +56,8 @@ struct tls_domain_set {
 	struct tls_map *index;                              /* search keys to domains */
 	char **keys;                                        /* of the index */
 	size_t key_count;
-	struct tls_config *config; /* NULL: made of module parameters */
+	struct tls_config *config;      /* NULL: made of module parameters */
+	struct tls_settings parameters; /* then these */
 };
 
 /* What a set is built from. Borrowed for the call. */

@@ -84,7 +84,7 @@ static pthread_mutex_t domains_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER; /* held while domains are built */
 
 /* Ids of domains that are gone; some still have connections. Guarded by id_lock. */
-static uint32_t *gone_ids, gone_count, gone_size, used_ids;
+static uint32_t gone_ids[MAX_DOMAINS], gone_count, used_ids;
 static pthread_mutex_t id_lock = PTHREAD_MUTEX_INITIALIZER;
 static const struct tls_engine_config *engine;
 
@@ -398,15 +398,7 @@ static uint32_t new_domain_id(const char *name)
 static void domain_gone(uint32_t id)
 {
 	pthread_mutex_lock(&id_lock);
-	if (gone_count == gone_size) {
-		uint32_t size = gone_size ? 2 * gone_size : 64;
-		uint32_t *more = realloc(gone_ids, size * sizeof(*more));
-
-		gone_ids = more ? more : gone_ids;
-		gone_size = more ? size : gone_size;
-	}
-	if (gone_count < gone_size) /* without memory an id is lost, no more */
-		gone_ids[gone_count++] = id;
+	gone_ids[gone_count++] = id; /* each stands there once at most */
 	pthread_mutex_unlock(&id_lock);
 }
 

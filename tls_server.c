@@ -694,7 +694,7 @@ static int read_locked(struct tls_conn *conn, rd_conn_flags_t *flags)
 	struct reading r = {.conn = conn, .req = &conn->tcp->req};
 	const char *trouble = cannot_read(conn);
 
-	conn->role = conn->tcp->flags & F_CONN_PASSIVE ? TLS_ROLE_SERVER : TLS_ROLE_CLIENT;
+	conn->role = (conn->tcp->flags & F_CONN_PASSIVE) ? TLS_ROLE_SERVER : TLS_ROLE_CLIENT;
 	if (trouble) {
 		read_fail(&r, trouble);
 	} else {
