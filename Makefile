@@ -216,8 +216,8 @@ style:
 	@$(PYTHON) tools/lint-style
 	@clang-format --dry-run --Werror $(ALL_C)
 
-# ctuuninitvar takes an output argument for an input; it does not read OpenSSL's headers, so it cannot
-# know their version.
+# ctuuninitvar takes an output argument for an input, knownConditionTrueFalse overlooks what a call
+# may change; it does not read OpenSSL's headers, so it cannot know their version.
 CPPCHECK := cppcheck -q --error-exitcode=1 --std=c11 --enable=warning,style,performance,portability \
 	--inline-suppr --suppress=missingIncludeSystem --suppress=unmatchedSuppression \
 	--suppress='*:$(B)/host/*' --suppress=constParameter --suppress=constParameterCallback --suppress=variableScope \

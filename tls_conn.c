@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_conn.h"
 
+#include "core/dprint.h"
+#include "core/globals.h"
 #include "core/mem/shm_mem.h"
+#include "core/pass_fd.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -44,6 +47,24 @@ struct tls_conn *tls_conn_new(struct tcp_connection *tcp)
 	return conn;
 }
 
+int tls_conn_send_eof(struct tcp_connection *tcp)
+{
+	long command[2] = {(long)tcp, CONN_EOF};
+
+	if (send_all(unix_tcp_sock, command, sizeof(command)) > 0)
+		return 0;
+	LM_ERR("tls: cannot reach the TCP main process about connection %d\n", tcp->id);
+	return -1;
+}
+
+void tls_conn_put(struct tcp_connection *tcp)
+{
+	if (!tcpconn_put(tcp))
+		return;
+	atomic_inc(&tcp->refcnt); /* nobody else can find it any more */
+	tls_conn_send_eof(tcp);
+}
+
 void tls_conn_free(struct tls_conn *conn)
 {
 	if (!conn)
@@ -82,23 +103,14 @@ void tls_blob_free(struct tls_blob **blob)
 	*blob = NULL;
 }
 
-static size_t queue_bytes(const struct tls_conn *conn, struct tls_blob ***last)
-{
-	size_t bytes = 0;
-	struct tls_blob *const *at;
-
-	for (at = &conn->queue; *at; at = &(*at)->next)
-		bytes += (*at)->len;
-	*last = (struct tls_blob **)at;
-	return bytes;
-}
-
 int tls_conn_queue_add(struct tls_conn *conn, const void *data, size_t len, unsigned max_conn,
 		       unsigned max_all, const char **reason)
 {
-	struct tls_blob **last;
+	struct tls_blob **last = &conn->queue;
 
-	if (queue_bytes(conn, &last) + len > max_conn)
+	while (*last)
+		last = &(*last)->next;
+	if (conn->queued + len > max_conn)
 		*reason = "too much clear text waits for the handshake (con_ct_wq_max)";
 	else if (atomic_load(queued_bytes) + len > max_all)
 		*reason = "too much clear text waits for handshakes (ct_wq_max)";
@@ -106,6 +118,7 @@ int tls_conn_queue_add(struct tls_conn *conn, const void *data, size_t len, unsi
 		*reason = "out of shared memory";
 	else {
 		atomic_fetch_add(queued_bytes, (unsigned)len);
+		conn->queued += (uint32_t)len;
 		return 0;
 	}
 	return -1;
@@ -116,6 +129,7 @@ void tls_conn_queue_pop(struct tls_conn *conn)
 	struct tls_blob *first = conn->queue;
 
 	conn->queue = first->next;
+	conn->queued -= first->len;
 	atomic_fetch_sub(queued_bytes, first->len);
 	shm_free(first);
 }

@@ -33,8 +33,9 @@ struct tls_blob {
 struct tls_watch_link {
 	struct tls_conn *next, *prev;
 	bool listed;
-	unsigned queued; /* bytes in the host's write queue at the last look */
-	ticks_t stalled; /* since when these have not become fewer */
+	unsigned queued;  /* bytes in the host's write queue at the last look */
+	ticks_t stalled;  /* since when these have not become fewer */
+	ticks_t deadline; /* given to the host's queue; each write of the host moves it */
 };
 
 struct tls_conn {
@@ -56,6 +57,7 @@ struct tls_conn {
 	struct tls_blob *records;   /* of the peer: a part of one, or whole ones that must wait */
 	struct tls_blob *clear;     /* of the peer: found no room in the host's buffer yet */
 	struct tls_blob *queue;     /* for the peer: clear text, waits for the handshake */
+	uint32_t queued;            /* bytes in it */
 	struct tls_blob *peer_cert; /* DER */
 	char *server_name;          /* SNI, or NULL */
 	struct tls_watch_link watch;
@@ -67,6 +69,12 @@ void tls_conn_destroy(void);
 
 /* Returns NULL without memory. Does not touch the connection's own members. */
 struct tls_conn *tls_conn_new(struct tcp_connection *tcp);
+
+/* Gives a reference to a connection back. Any process; the last one has TCP main free it. */
+void tls_conn_put(struct tcp_connection *tcp);
+
+/* Has TCP main close a connection; a reference goes with the command. Returns 0 or -1. */
+int tls_conn_send_eof(struct tcp_connection *tcp);
 
 /* Frees everything, the engine's session too. NULL is fine. */
 void tls_conn_free(struct tls_conn *conn);

@@ -42,6 +42,7 @@ void tls_connect_fill(struct tls_session_setup *setup)
 	str root = cfg_get(tls, tls_cfg, xavp_cfg);
 
 	memcpy(setup->server_id, server_id, sizeof(setup->server_id));
+	server_id[0] = '\0'; /* it was for one connection */
 	if (root.len <= 0)
 		return;
 	copy_member(&root, "server_id", setup->server_id);

@@ -10,7 +10,7 @@
 
 #include "core/str.h"
 
-/* Sets the server_id for the connections that this process opens from now on; an empty one resets.
+/* Sets the server_id for the next connection that this process opens; an empty one resets.
  * Returns 0, or -1 when it is too long. */
 int tls_connect_set_server_id(const str *id);
 

@@ -539,7 +539,8 @@ static void check_verify_name(struct build *b, bool verify)
 		SAY_ERROR(b, verify_name,
 			  "a name is worth nothing unless the certificate that "
 			  "holds it is verified: set verify_certificate or "
-			  "require_certificate");
+			  "require_certificate%s",
+			  b->input->role == TLS_ROLE_SERVER ? " or verify_client" : "");
 	if (!s->verify_names && (b->input->role == TLS_ROLE_SERVER || !s->server_name))
 		SAY_ERROR(b, verify_name, "which name? set verify_names%s",
 			  b->input->role == TLS_ROLE_CLIENT ? " or server_name" : "");
@@ -667,7 +668,8 @@ static void build_options(struct build *b)
 	else if (cfg->ssl_release_buffers == 0)
 		SSL_CTX_clear_mode(b->ctx, SSL_MODE_RELEASE_BUFFERS);
 	SSL_CTX_set_dh_auto(b->ctx, 1);
-	SSL_CTX_set_max_send_fragment(b->ctx, cfg->ssl_max_send_fragment);
+	if (cfg->ssl_max_send_fragment > 0)
+		SSL_CTX_set_max_send_fragment(b->ctx, cfg->ssl_max_send_fragment);
 }
 
 /* Only a try shows whether versions, suites and level leave anything to talk with. */

@@ -85,6 +85,15 @@ static void inherit(struct tls_domain *d, const struct tls_config_section *secti
 #undef TLS_I
 #undef TLS_S
 #undef INHERIT
+	/* A certificate of its own comes with a key of its own. */
+	if (section->lines.certificate && !section->lines.private_key)
+		d->settings.private_key = NULL;
+	if (section->lines.certificate && !section->lines.private_key_password)
+		d->settings.private_key_password = NULL;
+	if (section->lines.certificate2 && !section->lines.private_key2)
+		d->settings.private_key2 = NULL;
+	if (section->lines.certificate2 && !section->lines.private_key_password2)
+		d->settings.private_key_password2 = NULL;
 }
 
 /* The rows' defaults; an empty text is not set. */

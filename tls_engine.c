@@ -56,6 +56,7 @@ struct shared {
 	_Atomic uint32_t work;    /* futex: changes with every request and release */
 	_Atomic uint32_t waiting; /* engine threads that sleep on work */
 	_Atomic uint32_t sessions;
+	_Atomic uint32_t served;   /* requests: tells a stuck engine from a slow one */
 	_Atomic uint32_t released; /* first handle of the list, 0: none */
 	_Atomic uint32_t next_released[MAX_SESSIONS + 1];
 	struct shared_domain domains[MAX_DOMAINS + 1]; /* by id; 0 is none */
@@ -223,24 +224,41 @@ static bool give_up(struct tls_engine_slot *slot)
 	return !atomic_compare_exchange_strong(&slot->state, &state, SLOT_GIVEN_UP);
 }
 
+/* While the engine answers nobody, each process waits a full deadline once only: others than those
+ * in a handshake wait behind it. */
+#define STUCK_TIMEOUT_MS 100
+static bool missed;
+static uint32_t served_then;
+
+bool tls_engine_is_stuck(void)
+{
+	return missed && atomic_load(&shared->served) == served_then;
+}
+
 int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 {
 	unsigned number = (unsigned)(slot - shared->slot);
 	struct timespec deadline, left;
 	uint32_t state;
 
+	if (tls_engine_is_stuck() && timeout_ms > STUCK_TIMEOUT_MS)
+		timeout_ms = STUCK_TIMEOUT_MS;
 	now_plus(&deadline, timeout_ms);
 	atomic_store(&slot->state, SLOT_ASKED);
 	atomic_fetch_or(&shared->asked[number / 64], UINT64_C(1) << (number % 64));
 	wake_engine();
 	while ((state = atomic_load(&slot->state)) != SLOT_DONE) {
 		if (!time_left(&deadline, &left)) {
-			if (!give_up(slot))
+			if (!give_up(slot)) {
+				missed = true;
+				served_then = atomic_load(&shared->served);
 				return -1;
+			}
 			continue;
 		}
 		futex_wait(&slot->state, state, &left);
 	}
+	missed = false;
 	atomic_store(&slot->state, SLOT_IDLE);
 	return 0;
 }
@@ -439,6 +457,9 @@ static struct tls_domain_set *build_domains(const char *name, struct tls_domain_
 		tls_domain_set_unref(set);
 		set = NULL;
 	}
+	/* setuid() clears the first; the second keeps keys from others of the same user. */
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	prctl(PR_SET_DUMPABLE, 0);
 	return set;
 }
 
@@ -466,24 +487,49 @@ static void load_domains(struct tls_engine_slot *slot)
 	tls_report_free(&report);
 }
 
-static void describe_certificate(const struct tls_domain *d, struct tls_engine_domain *row)
+/* Adds one of a domain's certificates; the first one's names stand for both, the earlier end
+ * counts. */
+static void describe_certificate(SSL *ssl, struct tls_engine_domain *row)
 {
-	X509 *cert = SSL_CTX_get0_certificate(d->ctx);
-	EVP_PKEY *key = cert ? X509_get0_pubkey(cert) : NULL;
+	X509 *cert = SSL_get_certificate(ssl);
+	EVP_PKEY *key = X509_get0_pubkey(cert);
+	size_t len = strlen(row->key_type);
 	STACK_OF(X509) *chain = NULL;
-	int days = 0, seconds = 0;
+	int days = 0, seconds = 0, type = EVP_PKEY_base_id(key);
+	int64_t expires;
 
-	if (!cert)
+	snprintf(row->key_type + len, sizeof(row->key_type) - len, "%s%s %d", len ? " + " : "",
+		 type == EVP_PKEY_EC    ? "EC"
+		 : type == EVP_PKEY_RSA ? "RSA"
+					: OBJ_nid2sn(type),
+		 EVP_PKEY_bits(key));
+	ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert));
+	expires = (int64_t)days * 86400 + seconds;
+	if (row->chain == 0 || expires < row->expires)
+		row->expires = expires;
+	if (row->chain > 0)
 		return;
 	tls_session_subject(cert, row->subject, sizeof(row->subject));
 	tls_identity_names(cert, TLS_IDENTITY_OFF, row->names, sizeof(row->names));
-	if (ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert)))
-		row->expires = (int64_t)days * 86400 + seconds;
-	snprintf(row->key_type, sizeof(row->key_type), "%s",
-		 key ? OBJ_nid2sn(EVP_PKEY_base_id(key)) : "");
-	row->key_bits = key ? (unsigned)EVP_PKEY_bits(key) : 0;
-	SSL_CTX_get0_chain_certs(d->ctx, &chain);
+	SSL_get0_chain_certs(ssl, &chain);
 	row->chain = 1 + (chain ? (unsigned)sk_X509_num(chain) : 0);
+}
+
+/* Through an SSL of its own: going from one certificate to the next changes what it goes over. */
+static void describe_domain(const struct tls_domain *d, struct tls_engine_domain *row)
+{
+	SSL *ssl = SSL_new(d->ctx);
+	long more;
+
+	memset(row, 0, sizeof(*row));
+	row->id = d->ident->id;
+	snprintf(row->name, sizeof(row->name), "%s", d->name);
+	snprintf(row->file, sizeof(row->file), "%s", d->place.file ? d->place.file : "");
+	row->line = d->place.line;
+	for (more = ssl ? SSL_set_current_cert(ssl, SSL_CERT_SET_FIRST) : 0; more == 1;
+	     more = SSL_set_current_cert(ssl, SSL_CERT_SET_NEXT))
+		describe_certificate(ssl, row);
+	SSL_free(ssl);
 }
 
 static void list_domains(struct tls_engine_slot *slot)
@@ -502,12 +548,7 @@ static void list_domains(struct tls_engine_slot *slot)
 			break;
 		}
 		slot->answer.rows++;
-		memset(row, 0, sizeof(*row));
-		row->id = d->ident->id;
-		snprintf(row->name, sizeof(row->name), "%s", d->name);
-		snprintf(row->file, sizeof(row->file), "%s", d->place.file ? d->place.file : "");
-		row->line = d->place.line;
-		describe_certificate(d, row);
+		describe_domain(d, row);
 	}
 	tls_domain_set_unref(set);
 }
@@ -633,6 +674,7 @@ static void serve(struct tls_engine_slot *slot)
 		list_domains(slot);
 	else
 		over = serve_session(slot);
+	atomic_fetch_add(&shared->served, 1);
 	state = SLOT_SERVED;
 	if (atomic_compare_exchange_strong(&slot->state, &state, SLOT_DONE)) {
 		futex_wake(&slot->state, 1);

@@ -48,9 +48,8 @@ struct tls_engine_domain {
 	char subject[256]; /* of its certificate, "" without one */
 	char names[512];   /* subjectAltNames */
 	int64_t expires;   /* seconds from now */
-	char key_type[16];
-	unsigned key_bits;
-	unsigned chain; /* certificates that are sent */
+	char key_type[32]; /* "EC 256", "RSA 2048", or both with " + " */
+	unsigned chain;    /* certificates that are sent */
 };
 
 /* What was answered; lengths are those of the slot's buffers. */
@@ -120,6 +119,10 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms);
  */
 struct tls_engine_slot *tls_engine_load(unsigned process, enum tls_engine_op op, const char *name,
 					size_t len, unsigned timeout_ms);
+
+/* True when this process's last request was not answered, nor has anybody's been since. Its next
+ * ones then wait a short time only. */
+bool tls_engine_is_stuck(void);
 
 /* Tells the engine that a session is not needed any more. Never waits; any process, once per
  * handle. */

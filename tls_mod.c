@@ -66,6 +66,7 @@ struct module_exports exports = {
 	.params = parameters,
 	.rpc_methods = tls_rpc_methods,
 	.init_mod_f = mod_init,
+	.destroy_mod_f = tls_watch_free_lock, /* before the host frees its connections */
 };
 
 static struct tls_hooks hooks = {

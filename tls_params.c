@@ -134,6 +134,16 @@ static void check_str(const char *param, const str *value, tls_param_check_f che
 				 param, value->len, value->s ? value->s : "", expected);
 }
 
+/* -1 is the descendant's default, OpenSSL's own limit. */
+static void check_fragment(int value, struct tls_report *report)
+{
+	if (value >= 0 && value < 512)
+		tls_report_error(report,
+				 "parameter ssl_max_send_fragment: value %d is out of range, "
+				 "expected -1 or 512 to 16384",
+				 value);
+}
+
 void tls_params_check(const struct cfg_group_tls *cfg, struct tls_report *report)
 {
 #define TLS_I(field, param, name, def, lo, hi, rt, help)                                           \
@@ -143,6 +153,7 @@ void tls_params_check(const struct cfg_group_tls *cfg, struct tls_report *report
 	TLS_ALL_PARAMS(TLS_I, TLS_S)
 #undef TLS_I
 #undef TLS_S
+	check_fragment(cfg->ssl_max_send_fragment, report);
 }
 
 static void warn_ignored(const char *param, struct tls_report *report)

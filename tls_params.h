@@ -105,8 +105,8 @@
 	  "accepted, without effect: OpenSSL has no such lists any more")                          \
 	I(ssl_read_ahead, "ssl_read_ahead", "ssl_read_ahead", 0, -1, 1, RO,                        \
 	  "accepted, without effect: the module reads ahead by itself")                            \
-	I(ssl_max_send_fragment, "ssl_max_send_fragment", "ssl_max_send_fragment", 16384, 512,     \
-	  16384, RO, "bytes of clear text in one record")                                          \
+	I(ssl_max_send_fragment, "ssl_max_send_fragment", "ssl_max_send_fragment", -1, -1, 16384,  \
+	  RO, "bytes of clear text in one record")                                                 \
 	I(key_update_records, "key_update_records", "key_update_records", 1 << 24, 1, 1 << 24, RO, \
 	  "TLS 1.3 records sealed with one key before it is updated")                              \
 	I(key_password_mode, "key_password_mode", "key_password_mode", 0, 0, 1, RO,                \

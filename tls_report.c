@@ -1,49 +1,69 @@
 /* SPDX-License-Identifier: ISC */
+#define _GNU_SOURCE
 #include "tls_report.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define TLS_REPORT_LINE 1024 /* longest message */
+#define TLS_REPORT_LINE  1024 /* longest message */
+#define TLS_REPORT_LINES 1000 /* that are kept; more are counted only */
 
-static int report_append(struct tls_report *r, char level, const char *message, size_t len)
+/* True if the line, with its level and line feed, stands in the report. */
+static bool has_line(const struct tls_report *r, const char *line, size_t len)
 {
-	char *text = realloc(r->text, r->len + len + 4);
+	const char *at = r->text, *end = r->text + r->len;
 
-	if (!text)
-		return -1;
+	while (at && (at = memmem(at, (size_t)(end - at), line, len))) {
+		if (at == r->text || at[-1] == '\n')
+			return true;
+		at++;
+	}
+	return false;
+}
+
+/* Adds one line that begins with its level; a line that is there already is not told again: many
+ * sections may inherit one mistake. */
+static void add_line(struct tls_report *r, const char *line, size_t len)
+{
+	bool error = line[0] == 'E';
+	char *text;
+
+	if (has_line(r, line, len))
+		return;
+	r->errors += error;
+	r->warnings += !error;
+	text = r->errors + r->warnings <= TLS_REPORT_LINES ? realloc(r->text, r->len + len + 1)
+							   : NULL;
+	if (!text) {
+		r->lost++;
+		return;
+	}
 	r->text = text;
-	text += r->len;
-	*text++ = level;
-	*text++ = ' ';
-	for (size_t i = 0; i < len; i++)
-		*text++ = message[i] == '\n' || message[i] == '\r' ? ' ' : message[i];
-	*text++ = '\n';
-	*text = '\0';
-	r->len += len + 3;
-	return 0;
+	memcpy(text + r->len, line, len);
+	r->len += len;
+	text[r->len] = '\0';
 }
 
 static void report_add(struct tls_report *r, char level, const char *format, va_list args)
 {
-	char line[TLS_REPORT_LINE];
-	int len = vsnprintf(line, sizeof(line), format, args);
+	char line[TLS_REPORT_LINE + 4] = {level, ' '};
+	int len = vsnprintf(line + 2, TLS_REPORT_LINE, format, args);
+	size_t size = 2 + (size_t)(len < 0 ? 0 : len < TLS_REPORT_LINE ? len : TLS_REPORT_LINE - 1);
 
-	if (len < 0)
-		len = 0;
-	if ((size_t)len >= sizeof(line))
-		len = sizeof(line) - 1;
-	if (report_append(r, level, line, (size_t)len) != 0)
-		r->lost++;
+	for (size_t i = 2; i < size; i++)
+		if (line[i] == '\n' || line[i] == '\r')
+			line[i] = ' ';
+	line[size++] = '\n';
+	add_line(r, line, size);
 }
 
 void tls_report_error(struct tls_report *r, const char *format, ...)
 {
 	va_list args;
 
-	r->errors++;
 	va_start(args, format);
 	report_add(r, 'E', format, args);
 	va_end(args);
@@ -53,7 +73,6 @@ void tls_report_warning(struct tls_report *r, const char *format, ...)
 {
 	va_list args;
 
-	r->warnings++;
 	va_start(args, format);
 	report_add(r, 'W', format, args);
 	va_end(args);
@@ -61,18 +80,15 @@ void tls_report_warning(struct tls_report *r, const char *format, ...)
 
 void tls_report_merge(struct tls_report *r, const struct tls_report *other)
 {
-	char *text = other->text ? realloc(r->text, r->len + other->len + 1) : r->text;
+	const char *line = other->text, *end;
 
-	if (other->text && text) {
-		memcpy(text + r->len, other->text, other->len + 1);
-		r->text = text;
-		r->len += other->len;
-	} else if (other->text) {
-		r->lost++;
+	for (; line && *line; line = end + 1) {
+		end = strchr(line, '\n');
+		add_line(r, line, (size_t)(end + 1 - line));
 	}
-	r->errors += other->errors;
-	r->warnings += other->warnings;
 	r->lost += other->lost;
+	if (other->errors > 0 && r->errors == 0) /* its text may be lost */
+		r->errors = other->errors;
 }
 
 int tls_report_next(const char **text, const char **message, char *level)

@@ -15,11 +15,11 @@ struct tls_report {
 	size_t len;
 	unsigned errors;
 	unsigned warnings;
-	unsigned lost;       /* messages for which there was no memory */
+	unsigned lost;       /* messages that were counted, but for which there was no room */
 	const char *summary; /* static: what failed on the whole, or NULL */
 };
 
-/* Adds one message; a line feed inside it becomes a space. */
+/* Adds one message, unless it is there already; a line feed inside it becomes a space. */
 void tls_report_error(struct tls_report *r, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 void tls_report_warning(struct tls_report *r, const char *format, ...)

@@ -57,13 +57,18 @@ static const char *state_text(const struct tls_conn *conn)
 	}
 }
 
-static int queued_bytes(const struct tls_conn *conn)
+/* Ciphertext that waits. The host's lock is held, so a busy connection is not waited for. */
+static int waiting_records(struct tcp_connection *c)
 {
-	unsigned bytes = 0;
+	const struct tls_conn *conn = c->extra_data;
+	int len = 0;
 
-	for (const struct tls_blob *piece = conn->queue; piece; piece = piece->next)
-		bytes += piece->len - piece->taken;
-	return (int)bytes;
+	if (lock_try(&c->write_lock) != 0)
+		return 0;
+	if (conn->records)
+		len = (int)conn->records->len;
+	lock_release(&c->write_lock);
+	return len;
 }
 
 /* One connection, copied while the host's lock was held. */
@@ -74,7 +79,7 @@ struct list_row {
 	const char *suite, *state, *path;
 };
 
-static void fill_list_row(struct list_row *row, const struct tcp_connection *c)
+static void fill_list_row(struct list_row *row, struct tcp_connection *c)
 {
 	const struct tls_conn *conn = c->extra_data;
 	time_t created = (time_t)conn->created;
@@ -87,13 +92,13 @@ static void fill_list_row(struct list_row *row, const struct tcp_connection *c)
 	strftime(row->created, sizeof(row->created), "%Y-%m-%d %H:%M:%S",
 		 localtime_r(&created, &tm));
 	row->timeout = TICKS_TO_S(c->timeout - get_ticks_raw());
-	snprintf(row->src, sizeof(row->src), "%s", ip_addr2a((struct ip_addr *)&c->rcv.src_ip));
-	snprintf(row->dst, sizeof(row->dst), "%s", ip_addr2a((struct ip_addr *)&c->rcv.dst_ip));
+	snprintf(row->src, sizeof(row->src), "%s", ip_addr2a(&c->rcv.src_ip));
+	snprintf(row->dst, sizeof(row->dst), "%s", ip_addr2a(&c->rcv.dst_ip));
 	row->src_port = c->rcv.src_port;
 	row->dst_port = c->rcv.dst_port;
 	row->suite = established ? tls_engine_suite_name(conn->suite) : "unknown";
-	row->queued = queued_bytes(conn);
-	row->records = conn->records ? (int)conn->records->len : 0;
+	row->queued = (int)conn->queued;
+	row->records = waiting_records(c);
 	row->flags = established ? 2 : 0; /* bit 2 of the descendant's: handshaked */
 	row->state = state_text(conn);
 	row->path = conn->state == TLS_CONN_FAST ? "fast" : "engine";
@@ -311,11 +316,11 @@ static void add_domain(rpc_t *rpc, void *ctx, struct tls_engine_domain *row)
 
 	if (rpc->add(ctx, "{", &handle) < 0)
 		return;
-	rpc->struct_add(handle, "ssdsssddd", "name", row->name, "file", row->file, "line",
+	rpc->struct_add(handle, "ssdsssdd", "name", row->name, "file", row->file, "line",
 			(int)row->line, "subject", row->subject, "names", row->names, "key",
-			row->key_type, "key_bits", (int)row->key_bits, "chain_length",
-			(int)row->chain, "connections", (int)tls_engine_domain_users(row->id));
-	if (row->subject[0])
+			row->key_type, "chain_length", (int)row->chain, "connections",
+			(int)tls_engine_domain_users(row->id));
+	if (row->chain > 0)
 		rpc->struct_add(handle, "d", "expires_in_days", (int)(row->expires / 86400));
 }
 

@@ -17,7 +17,7 @@ static struct tcp_connection *connection_of(const struct sip_msg *msg)
 	if (c && (c->type == PROTO_TLS || c->type == PROTO_WSS) && c->extra_data)
 		return c;
 	if (c)
-		tcpconn_put(c);
+		tls_conn_put(c);
 	return NULL;
 }
 
@@ -33,6 +33,6 @@ bool tls_select_peer_verified(const struct sip_msg *msg)
 	lock_get(&c->write_lock);
 	verified = conn->verified;
 	lock_release(&c->write_lock);
-	tcpconn_put(c);
+	tls_conn_put(c);
 	return verified;
 }

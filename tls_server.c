@@ -145,7 +145,7 @@ static size_t close_notify(struct tls_conn *conn)
 
 	if (conn->state == TLS_CONN_FAST)
 		return tls_stream_alert(&conn->stream, TLS_ALERT_CLOSE_NOTIFY, output);
-	slot = tls_engine_slot((unsigned)process_no);
+	slot = tls_engine_is_stuck() ? NULL : tls_engine_slot((unsigned)process_no);
 	if (!slot)
 		return 0;
 	slot->request.op = TLS_ENGINE_CLOSE;
@@ -288,8 +288,10 @@ static int conn_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
 
 	if (slot->answer.cert_len > 0) {
 		conn->peer_cert = tls_blob_new(slot->cert, slot->answer.cert_len);
-		if (!conn->peer_cert)
+		if (!conn->peer_cert) {
+			tls_stream_wipe(&slot->answer.stream);
 			return -1;
+		}
 	}
 	conn->server_name = shm_copy(info->server_name);
 	conn->domain_id = info->domain_id;
@@ -324,7 +326,8 @@ static int seal(struct tls_conn *conn, const void *data, size_t len, size_t *tak
 		size_t size, const char **reason)
 {
 	struct tls_engine_slot *slot;
-	size_t fragment = (size_t)cfg_get(tls, tls_cfg, ssl_max_send_fragment);
+	int limit = cfg_get(tls, tls_cfg, ssl_max_send_fragment);
+	size_t fragment = limit > 0 ? (size_t)limit : TLS_RECORD_MAX_PLAIN;
 	size_t sealed;
 
 	*taken = 0;
@@ -768,6 +771,8 @@ static int encode_queue(struct tls_conn *conn, const char *data, unsigned len,
 	if (send_flags->f & SND_F_CON_CLOSE) {
 		conn->close_after_send = true;
 		send_flags->f &= ~SND_F_CON_CLOSE;
+		/* The host set it there, too: it would close once the ClientHello is out. */
+		conn->tcp->send_flags.f &= (unsigned short)~SND_F_CON_CLOSE;
 	}
 	return 0;
 }
@@ -801,6 +806,9 @@ static int encode_data(struct tls_conn *conn, const char *data, unsigned len, si
 	if (sealed < 0)
 		return encode_fail(conn, reason);
 	tls_watch_add(conn);
+	/* The host has just set the idle time of plain TCP, unless a reader has the connection. */
+	if (conn->tcp->reader_pid == 0)
+		conn->tcp->timeout = get_ticks_raw() + conn->tcp->lifetime;
 	return sealed;
 }
 

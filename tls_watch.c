@@ -9,7 +9,7 @@
 #include "core/pass_fd.h"
 #include "core/timer.h"
 
-/* Connections closed by one run of the timer; the rest waits for the next. */
+/* Connections that are closed at one go, with the list's lock free again. */
 #define MAX_LATE 256
 
 /* In shared memory. The lock is taken inside write_lock and the host's connection lock; while it is
@@ -89,14 +89,16 @@ static enum late look_at_queue(struct tls_conn *conn)
 	ticks_t limit = S_TO_TICKS((ticks_t)cfg_get(tls, tls_cfg, send_timeout));
 	ticks_t now = get_ticks_raw();
 
-	if (conn->watch.queued == 0 || queue->queued < conn->watch.queued)
+	if (conn->watch.queued == 0 || queue->queued < conn->watch.queued ||
+	    queue->wr_timeout != conn->watch.deadline)
 		conn->watch.stalled = now;
 	conn->watch.queued = queue->queued;
 	if (TICKS_GE(now, conn->watch.stalled + limit))
 		return LATE_SEND;
 	if (conn->tcp->state != S_CONN_CONNECT && lock_try(&conn->tcp->write_lock) == 0) {
 		if (queue->first)
-			queue->wr_timeout = conn->watch.stalled + limit + S_TO_TICKS(2);
+			queue->wr_timeout = conn->watch.deadline =
+				conn->watch.stalled + limit + S_TO_TICKS(2);
 		lock_release(&conn->tcp->write_lock);
 	}
 	return LATE_NOT;
@@ -113,21 +115,16 @@ static enum late look_at(struct tls_conn *conn)
 	return LATE_NOT;
 }
 
-/* Asks the host to close c, whose reference is given back. A process that reads it at the moment is
- * woken by the hook tcpconn_close, which shuts the socket down. */
+/* Asks the host to close c, whose reference goes with the command. A process that reads it at the
+ * moment is woken by the hook tcpconn_close, which shuts the socket down. */
 static void close_connection(struct tcp_connection *c)
 {
 	struct tls_conn *conn = c->extra_data;
-	long command[2] = {(long)c, CONN_EOF};
 
 	conn->timed_out = true;
 	c->send_flags.f |= SND_F_CON_CLOSE;
-	c->flags |= F_CONN_FORCE_EOF;
-	/* On success the host gives the reference back. */
-	if (send_all(unix_tcp_sock, command, sizeof(command)) > 0)
-		return;
-	LM_ERR("tls: cannot reach the TCP main process to close connection %d\n", c->id);
-	tcpconn_put(c);
+	if (tls_conn_send_eof(c) != 0)
+		tls_conn_put(c);
 }
 
 static struct tcp_connection *find_connection(int id)
@@ -137,7 +134,7 @@ static struct tcp_connection *find_connection(int id)
 	if (c && (c->type == PROTO_TLS || c->type == PROTO_WSS) && c->extra_data)
 		return c;
 	if (c)
-		tcpconn_put(c);
+		tls_conn_put(c);
 	return NULL;
 }
 
@@ -163,14 +160,13 @@ static void close_late(const struct late_conn *late)
 	close_connection(c);
 }
 
-static void watch_timer(unsigned int ticks, void *unused)
+/* Closes late connections, MAX_LATE at most. Returns their number. */
+static size_t close_some(void)
 {
 	struct late_conn late[MAX_LATE];
 	struct tls_conn *conn, *next;
 	size_t found = 0;
 
-	(void)ticks;
-	(void)unused;
 	lock_get(&list->lock);
 	for (conn = list->first; conn && found < MAX_LATE; conn = next) {
 		enum late why = look_at(conn);
@@ -185,6 +181,15 @@ static void watch_timer(unsigned int ticks, void *unused)
 	lock_release(&list->lock);
 	for (size_t i = 0; i < found; i++)
 		close_late(&late[i]);
+	return found;
+}
+
+static void watch_timer(unsigned int ticks, void *unused)
+{
+	(void)ticks;
+	(void)unused;
+	while (close_some() == MAX_LATE) /* those that were late are off the list */
+		;
 }
 
 int tls_watch_init(void)
@@ -200,6 +205,12 @@ int tls_watch_init(void)
 		return -1;
 	}
 	return 0;
+}
+
+void tls_watch_free_lock(void)
+{
+	if (list)
+		lock_init(&list->lock);
 }
 
 void tls_watch_destroy(void)

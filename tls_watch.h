@@ -12,6 +12,8 @@
 
 /* Makes the list, and its timer in the host's timer process. Returns 0 or -1. From mod_init. */
 int tls_watch_init(void);
+/* Frees the list's lock, when all other processes are gone: one of them may have held it. */
+void tls_watch_free_lock(void);
 void tls_watch_destroy(void);
 
 /* Puts a connection on the list, if it is not there. It stays until its handshake is done and
