@@ -223,10 +223,12 @@ class Ser(Party):
 
 
 class Phone(Party):
-    """A baresip without sound hardware, of which the SIP trace can be read and which takes commands."""
+    """A baresip of which the SIP trace can be read and which takes commands.
 
-    MODULES = ("module\tg711.so", "module\taubridge.so", "module\tuuid.so", "module_app\taccount.so",
-               "module_app\tmenu.so")
+    It has a codec to offer, but no module for sound: these print from threads, into the trace's lines.
+    """
+
+    MODULES = ("module\tg711.so", "module\tuuid.so", "module_app\taccount.so", "module_app\tmenu.so")
 
     def __init__(self, user: str, folder: Path, certificate: str, domain: str = DOMAIN):
         super().__init__(user, folder)
@@ -242,7 +244,6 @@ class Phone(Party):
         pem.touch(mode=0o600)
         pem.write_text("".join((certs / f"{self.certificate}.{end}").read_text() for end in ("pem", "key")))
         lines = [f"sip_listen\t{HOST}:{port}", f"sip_certificate\t{self.user}/cert.pem", "sip_cafile\tcerts/ca.pem",
-                 *(f"audio_{use}\taubridge,x" for use in ("player", "source", "alert")),
                  "net_interface\t127.0.0.1", f"module_path\t{self.modules_folder()}", *self.MODULES]
         if control:
             self.control_port = free_port()
