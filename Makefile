@@ -184,10 +184,15 @@ check demo run bench:
 	@$(if $(filter no,$(DEPS)),:,tools/deps build demo $(if $(filter check,$@),test) $(if $(filter bench,$@),bench))
 	@$(MAKE) --no-print-directory do-$@
 
+# Once more with sanitizers, but for the scan of all memory, which theirs is too large for, and the
+# stress test, whose figures they would spoil.
 do-check: exports
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory scenario
+	@$(MAKE) --no-print-directory asan
+	ASAN=1 $(PYTHON) -m pytest -q $(PYTEST_ARGS) test/scenario -m 'not stress' --ignore test/scenario/test_secrets.py
 
 do-demo: tls.so
 	@demo/run-demo

@@ -290,10 +290,11 @@ static EVP_PKEY *credential_key(struct build *b, const struct credential *c)
 	char *path = tls_context_path(b->input->dir, c->key ? c->key : c->certificate);
 	char *text = credential_password(b, c);
 	struct tls_pem_password password = {text, b->input->may_ask};
+	bool has_password = text || !c->password; /* else that is the problem, and was told */
 	char why[TLS_PEM_WHY] = "out of memory";
-	EVP_PKEY *key = path ? tls_pem_key(path, &password, why) : NULL;
+	EVP_PKEY *key = path && has_password ? tls_pem_key(path, &password, why) : NULL;
 
-	if (!key)
+	if (!key && has_password)
 		say(b, tls_report_error, place, name, why);
 	if (key && tls_pem_others_can_read(path)) {
 		snprintf(why, sizeof(why), "private key file '%s' can be read by other users",
@@ -574,19 +575,12 @@ static void build_verify(struct build *b)
 
 /* ---- sessions, options ---- */
 
-/* A session is resumed only in a domain of the name and context that it was made in. */
 static void build_sessions(struct build *b)
 {
-	const struct cfg_group_tls *cfg = b->input->cfg;
-	bool cache = cfg->session_cache && b->input->role == TLS_ROLE_SERVER;
-	unsigned char context[EVP_MAX_MD_SIZE];
-	unsigned int len = 0;
-	char text[1024];
+	bool cache = b->input->cfg->session_cache && b->input->role == TLS_ROLE_SERVER;
 
-	snprintf(text, sizeof(text), "%.*s/%s", cfg->session_id.len, cfg->session_id.s,
-		 b->input->name);
-	if (!EVP_Digest(text, strlen(text), context, &len, EVP_sha256(), NULL) ||
-	    !SSL_CTX_set_session_id_context(b->ctx, context, len))
+	if (!SSL_CTX_set_session_id_context(b->ctx, b->input->session_context,
+					    (unsigned)b->input->session_context_size))
 		tls_report_error(b->report, "%s: cannot set the session context: %s",
 				 b->input->name, tls_pem_openssl_reason());
 	SSL_CTX_set_session_cache_mode(b->ctx, cache ? SSL_SESS_CACHE_SERVER : SSL_SESS_CACHE_OFF);

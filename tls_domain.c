@@ -12,6 +12,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define STAMP_SIZE 32 /* SHA-256 */
 /* RPC clients know these texts. */
@@ -24,6 +25,7 @@
 struct tls_material {
 	atomic_uint refs;
 	uint8_t stamp[STAMP_SIZE]; /* of the settings and the files' identities */
+	bool settled;              /* the stamp will tell every later change of a file */
 	SSL_CTX *ctx;
 };
 
@@ -191,6 +193,7 @@ static int draft_from_config(struct builder *b)
 	const struct tls_config *previous =
 		b->source->previous ? b->source->previous->config : NULL;
 	struct tls_config *config = tls_config_read(b->source->config, previous, b->report);
+	const struct tls_config_section *defaults[2];
 	struct tls_domain bases[2];
 
 	if (!config)
@@ -205,10 +208,12 @@ static int draft_from_config(struct builder *b)
 	add_default(b, TLS_ROLE_CLIENT);
 	base_settings(b, TLS_ROLE_SERVER, &bases[TLS_ROLE_SERVER]);
 	base_settings(b, TLS_ROLE_CLIENT, &bases[TLS_ROLE_CLIENT]);
+	defaults[TLS_ROLE_SERVER] = default_section(config, TLS_ROLE_SERVER);
+	defaults[TLS_ROLE_CLIENT] = default_section(config, TLS_ROLE_CLIENT);
 	for (size_t i = 0; i < config->count; i++) {
 		const struct tls_config_section *section = &config->sections[i];
 
-		if (section != default_section(config, section->role))
+		if (section != defaults[section->role])
 			add_section(b, section, &bases[section->role]);
 	}
 	return 0;
@@ -283,21 +288,30 @@ static void check_unique(struct builder *b, struct tls_domain *d)
 
 /* ---- material ---- */
 
-static void stamp_file(EVP_MD_CTX *md, const char *path)
+/* A digest that is being made. */
+struct stamper {
+	EVP_MD_CTX *md;
+	const char *dir; /* that relative file names start from */
+	bool settled;    /* no file is so new that it may change again within its own time stamp */
+};
+
+static void stamp_file(struct stamper *stamp, const char *path)
 {
 	struct stat st;
 
 	if (stat(path, &st) != 0)
 		memset(&st, 0, sizeof(st));
-	EVP_DigestUpdate(md, &st.st_dev, sizeof(st.st_dev));
-	EVP_DigestUpdate(md, &st.st_ino, sizeof(st.st_ino));
-	EVP_DigestUpdate(md, &st.st_size, sizeof(st.st_size));
-	EVP_DigestUpdate(md, &st.st_mtim, sizeof(st.st_mtim));
-	EVP_DigestUpdate(md, &st.st_ctim, sizeof(st.st_ctim));
+	if (st.st_ctim.tv_sec >= time(NULL) - 1)
+		stamp->settled = false;
+	EVP_DigestUpdate(stamp->md, &st.st_dev, sizeof(st.st_dev));
+	EVP_DigestUpdate(stamp->md, &st.st_ino, sizeof(st.st_ino));
+	EVP_DigestUpdate(stamp->md, &st.st_size, sizeof(st.st_size));
+	EVP_DigestUpdate(stamp->md, &st.st_mtim, sizeof(st.st_mtim));
+	EVP_DigestUpdate(stamp->md, &st.st_ctim, sizeof(st.st_ctim));
 }
 
 /* A directory's own times do not tell of a file in it that was written to. */
-static void stamp_directory(EVP_MD_CTX *md, const char *path)
+static void stamp_directory(struct stamper *stamp, const char *path)
 {
 	struct dirent **entries = NULL;
 	int count = scandir(path, &entries, NULL, alphasort);
@@ -306,65 +320,123 @@ static void stamp_directory(EVP_MD_CTX *md, const char *path)
 		char name[4096];
 
 		snprintf(name, sizeof(name), "%s/%s", path, entries[i]->d_name);
-		stamp_file(md, name);
+		stamp_file(stamp, name);
 		free(entries[i]);
 	}
 	free(entries);
 }
 
-static void stamp_path(EVP_MD_CTX *md, const char *dir, const char *name)
+static void stamp_path(struct stamper *stamp, const char *name)
 {
-	char *path = name ? tls_context_path(dir, name) : NULL;
+	char *path = name ? tls_context_path(stamp->dir, name) : NULL;
 	struct stat st;
 
 	if (path && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
-		stamp_directory(md, path);
+		stamp_directory(stamp, path);
 	if (path)
-		stamp_file(md, path);
+		stamp_file(stamp, path);
 	free(path);
 }
 
-static void stamp_text(EVP_MD_CTX *md, const char *text)
+static void stamp_text(struct stamper *stamp, const char *text)
 {
 	uint8_t is_set = text != NULL;
 
-	EVP_DigestUpdate(md, &is_set, 1);
+	EVP_DigestUpdate(stamp->md, &is_set, 1);
 	if (text)
-		EVP_DigestUpdate(md, text, strlen(text) + 1);
+		EVP_DigestUpdate(stamp->md, text, strlen(text) + 1);
+}
+
+static void stamp_password(struct stamper *stamp, const char *password)
+{
+	if (password && strncmp(password, "file:", 5) == 0)
+		stamp_path(stamp, password + 5);
+}
+
+static void stamp_settings(struct stamper *stamp, const struct tls_domain *d)
+{
+	const struct tls_settings *s = &d->settings;
+
+	stamp_text(stamp, d->name);
+#define TLS_I(field, param, cfg, def, lo, hi, rt, help)                                            \
+	EVP_DigestUpdate(stamp->md, &s->field, sizeof(s->field));
+#define TLS_S(field, param, cfg, def, check, rt, help) stamp_text(stamp, s->field);
+	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
+#undef TLS_I
+#undef TLS_S
+}
+
+/* What a session that is resumed was judged by: with other rules it must not be. */
+static void stamp_rules(struct stamper *stamp, const struct tls_domain *d)
+{
+	const struct tls_settings *s = &d->settings;
+
+	stamp_text(stamp, d->name);
+	stamp_text(stamp, s->method);
+	stamp_text(stamp, s->cipher_list);
+	stamp_text(stamp, s->verify_client);
+	stamp_text(stamp, s->verify_name);
+	stamp_text(stamp, s->verify_names);
+	stamp_text(stamp, s->crl_check);
+	EVP_DigestUpdate(stamp->md, &s->verify_certificate, sizeof(s->verify_certificate));
+	EVP_DigestUpdate(stamp->md, &s->require_certificate, sizeof(s->require_certificate));
+	EVP_DigestUpdate(stamp->md, &s->verify_depth, sizeof(s->verify_depth));
+	stamp_text(stamp, s->ca_list);
+	stamp_text(stamp, s->ca_path);
+	stamp_text(stamp, s->crl);
+	stamp_path(stamp, s->ca_list);
+	stamp_path(stamp, s->ca_path);
+	stamp_path(stamp, s->crl);
+}
+
+static bool stamp_begin(struct stamper *stamp, const struct tls_domain_source *source)
+{
+	*stamp = (struct stamper){EVP_MD_CTX_new(), source->dir, true};
+	return stamp->md && EVP_DigestInit_ex(stamp->md, EVP_sha256(), NULL);
+}
+
+/* Ends a digest; ok tells whether it was begun. */
+static bool stamp_end(struct stamper *stamp, bool ok, uint8_t *digest)
+{
+	ok = ok && EVP_DigestFinal_ex(stamp->md, digest, NULL);
+	EVP_MD_CTX_free(stamp->md);
+	return ok;
+}
+
+static bool make_rules_stamp(const struct tls_domain_source *source, const struct tls_domain *d,
+			     uint8_t *digest)
+{
+	struct stamper stamp;
+	bool ok = stamp_begin(&stamp, source);
+
+	if (ok) {
+		EVP_DigestUpdate(stamp.md, source->cfg->session_id.s,
+				 (size_t)source->cfg->session_id.len);
+		stamp_rules(&stamp, d);
+	}
+	return stamp_end(&stamp, ok, digest);
 }
 
 /* Everything that an SSL_CTX depends on, in one digest: equal stamps, equal contexts. */
 static bool make_stamp(const struct tls_domain_source *source, const struct tls_domain *d,
-		       uint8_t *stamp)
+		       uint8_t *digest, bool *settled)
 {
 	const struct tls_settings *s = &d->settings;
-	const char *password = s->private_key_password, *password2 = s->private_key_password2;
-	EVP_MD_CTX *md = EVP_MD_CTX_new();
-	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL);
+	struct stamper stamp;
+	bool ok = stamp_begin(&stamp, source);
 
 	if (ok) {
-		stamp_text(md, d->name);
-#define TLS_I(field, param, cfg, def, lo, hi, rt, help)                                            \
-	EVP_DigestUpdate(md, &s->field, sizeof(s->field));
-#define TLS_S(field, param, cfg, def, check, rt, help) stamp_text(md, s->field);
-		TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
-#undef TLS_I
-#undef TLS_S
-		stamp_path(md, source->dir, s->certificate);
-		stamp_path(md, source->dir, s->private_key);
-		stamp_path(md, source->dir, s->certificate2);
-		stamp_path(md, source->dir, s->private_key2);
-		stamp_path(md, source->dir, s->ca_list);
-		stamp_path(md, source->dir, s->ca_path);
-		stamp_path(md, source->dir, s->crl);
-		if (password && strncmp(password, "file:", 5) == 0)
-			stamp_path(md, source->dir, password + 5);
-		if (password2 && strncmp(password2, "file:", 5) == 0)
-			stamp_path(md, source->dir, password2 + 5);
-		ok = EVP_DigestFinal_ex(md, stamp, NULL);
+		stamp_settings(&stamp, d);
+		stamp_rules(&stamp, d);
+		stamp_path(&stamp, s->certificate);
+		stamp_path(&stamp, s->private_key);
+		stamp_path(&stamp, s->certificate2);
+		stamp_path(&stamp, s->private_key2);
+		stamp_password(&stamp, s->private_key_password);
+		stamp_password(&stamp, s->private_key_password2);
 	}
-	EVP_MD_CTX_free(md);
-	return ok;
+	*settled = stamp.settled;
+	return stamp_end(&stamp, ok, digest);
 }
 
 static void material_unref(struct tls_material *m)
@@ -375,7 +447,7 @@ static void material_unref(struct tls_material *m)
 	free(m);
 }
 
-static struct tls_material *material_new(SSL_CTX *ctx, const uint8_t *stamp)
+static struct tls_material *material_new(SSL_CTX *ctx, const uint8_t *stamp, bool settled)
 {
 	struct tls_material *m = calloc(1, sizeof(*m));
 
@@ -385,6 +457,7 @@ static struct tls_material *material_new(SSL_CTX *ctx, const uint8_t *stamp)
 	}
 	atomic_init(&m->refs, 1);
 	memcpy(m->stamp, stamp, STAMP_SIZE);
+	m->settled = settled;
 	m->ctx = ctx;
 	return m;
 }
@@ -404,6 +477,7 @@ static struct tls_domain *default_of(const struct tls_domain_set *set, enum tls_
 static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d,
 			     struct tls_report *report)
 {
+	uint8_t rules[STAMP_SIZE];
 	const struct tls_domain *base = default_of(b->set, d->role);
 	struct tls_context_input input = {
 		.role = d->role,
@@ -413,6 +487,8 @@ static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d
 		.cfg = b->source->cfg,
 		.dir = b->source->dir,
 		.prepare = b->source->prepare,
+		.session_context = rules,
+		.session_context_size = sizeof(rules),
 		.may_ask = b->source->may_ask,
 		/* Both roles have the settings of the module parameters. */
 		.quiet = !b->set->config && d->role == TLS_ROLE_CLIENT,
@@ -420,7 +496,10 @@ static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d
 
 	if (base && base != d && base->ctx && tls_context_same_store(&d->settings, &base->settings))
 		input.store_from = base->ctx;
-	return tls_context_new(&input, report);
+	if (make_rules_stamp(b->source, d, rules))
+		return tls_context_new(&input, report);
+	tls_report_error(report, "out of memory");
+	return NULL;
 }
 
 /* Gives a domain its material: the one it had before, if nothing changed, or a new one. */
@@ -428,18 +507,20 @@ static void build_material(struct builder *b, struct tls_domain *d, struct tls_r
 {
 	const struct tls_domain *before = domain_before(b, d);
 	uint8_t stamp[STAMP_SIZE];
+	bool settled;
 	SSL_CTX *ctx;
 
-	if (!make_stamp(b->source, d, stamp)) {
+	if (!make_stamp(b->source, d, stamp, &settled)) {
 		tls_report_error(report, "out of memory");
 		return;
 	}
-	if (before && memcmp(before->material->stamp, stamp, STAMP_SIZE) == 0) {
+	if (before && before->material->settled &&
+	    memcmp(before->material->stamp, stamp, STAMP_SIZE) == 0) {
 		d->material = before->material;
 		atomic_fetch_add(&d->material->refs, 1);
 	} else {
 		ctx = make_context(b, d, report);
-		d->material = ctx ? material_new(ctx, stamp) : NULL;
+		d->material = ctx ? material_new(ctx, stamp, settled) : NULL;
 		if (ctx && !d->material)
 			tls_report_error(report, "out of memory");
 	}
@@ -546,22 +627,37 @@ static void build_idents(struct builder *b)
 
 /*
  * Search keys: "s|ADDRESS|NAME" and "c|ADDRESS|NAME", NAME empty for a domain without one and
- * ADDRESS "any" for any; and "i|SERVER_ID".
+ * ADDRESS "any" for any; and "i|SERVER_ID". Returns the domain that has the key already.
  */
-static void add_key(struct builder *b, const char *kind, const char *address, const char *name,
-		    struct tls_domain *d)
+static const struct tls_domain *add_key(struct builder *b, const char *kind, const char *address,
+					const char *name, struct tls_domain *d)
 {
+	const struct tls_domain *before;
 	char *key = NULL;
 
 	if (asprintf(&key, "%s|%s%s%s", kind, address, address[0] ? "|" : "", name) < 0) {
 		tls_report_error(b->report, "out of memory");
-		return;
+		return NULL;
 	}
 	lower(key);
-	if (tls_map_add(b->set->index, key, d))
+	before = tls_map_add(b->set->index, key, d);
+	if (before)
 		free(key);
 	else
 		b->set->keys[b->set->key_count++] = key;
+	return before;
+}
+
+/* A server_id names one section. */
+static void add_server_id(struct builder *b, struct tls_domain *d)
+{
+	const struct tls_domain *before = add_key(b, "i", "", d->settings.server_id, d);
+
+	if (before)
+		tls_report_error(b->report,
+				 "%s:%u: server_id '%s' is that of the section at %s:%u already",
+				 d->place.file, d->place.line, d->settings.server_id,
+				 before->place.file, before->place.line);
 }
 
 /*
@@ -573,7 +669,7 @@ static void index_client(struct builder *b, struct tls_domain *d, const char *ad
 	const struct tls_settings *s = &d->settings;
 
 	if (named && s->server_id)
-		add_key(b, "i", "", s->server_id, d);
+		add_server_id(b, d);
 	if (named && s->server_name)
 		add_key(b, "c", address, s->server_name, d);
 	if (!s->server_id && d->scope == TLS_CONFIG_ADDRESS && named == (s->server_name != NULL))
@@ -725,7 +821,8 @@ static void build_set(struct builder *b)
 	}
 	finish_domains(b);
 	build_materials(b);
-	build_index(b);
+	if (!b->report->errors)
+		build_index(b);
 	if (!b->report->errors)
 		build_idents(b);
 }

@@ -14,7 +14,7 @@
 /* True if the line, with its level and line feed, stands in the report. */
 static bool has_line(const struct tls_report *r, const char *line, size_t len)
 {
-	const char *at = r->text, *end = r->text + r->len;
+	const char *at = r->text, *end = at ? at + r->len : NULL;
 
 	while (at && (at = memmem(at, (size_t)(end - at), line, len))) {
 		if (at == r->text || at[-1] == '\n')

@@ -231,27 +231,37 @@ static void rpc_kill(rpc_t *rpc, void *ctx)
 
 /* ---- tls.reload, tls.check, tls.domains ---- */
 
-/* A fault holds little text: what failed on the whole, the first problem, and how many there are.
- */
+/* Copies a message without the folders of file names: the host cuts a fault's text at 127 bytes. */
+static void shorten(const char *message, int len, char *text, size_t size)
+{
+	const char *end = message + len;
+	size_t at = 0;
+
+	for (const char *p = message; p < end && at + 1 < size; p++) {
+		if (*p == '/' && (p == message || p[-1] == ' ' || p[-1] == '\''))
+			for (const char *q = p; q < end && !strchr(" ':", *q); q++)
+				if (*q == '/')
+					p = q + 1;
+		text[at++] = *p;
+	}
+	text[at] = '\0';
+}
+
+/* Tells what failed on the whole, the first problem, and how many there are. */
 static void fault_of(rpc_t *rpc, void *ctx, const struct tls_engine_slot *slot)
 {
-	const char *text = (const char *)slot->out, *message, *first = "";
-	int len, first_len = 0, errors = 0;
+	const char *text = (const char *)slot->out, *message;
+	char first[512] = "";
+	int len, errors = 0;
 	char level;
 
-	while ((len = tls_report_next(&text, &message, &level)) >= 0) {
-		if (level != 'E')
-			continue;
-		if (errors++ == 0) {
-			first = message;
-			first_len = len;
-		}
-	}
+	while ((len = tls_report_next(&text, &message, &level)) >= 0)
+		if (level == 'E' && errors++ == 0)
+			shorten(message, len, first, sizeof(first));
 	if (errors > 1)
-		rpc->fault(ctx, 500, "%s (%d problems, see tls.check or the log): %.*s",
-			   slot->answer.text, errors, first_len, first);
+		rpc->fault(ctx, 500, "%s (%d problems): %s", slot->answer.text, errors, first);
 	else
-		rpc->fault(ctx, 500, "%s: %.*s", slot->answer.text, first_len, first);
+		rpc->fault(ctx, 500, "%s: %s", slot->answer.text, first);
 }
 
 static void rpc_reload(rpc_t *rpc, void *ctx)

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "tls_session.h"
 
+#include <arpa/inet.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
@@ -290,6 +291,13 @@ static const struct tls_domain *any_server_domain(const struct tls_domain_set *s
 	return set->server_default;
 }
 
+static bool is_ip_address(const char *name)
+{
+	uint8_t ip[16];
+
+	return inet_pton(AF_INET, name, ip) == 1 || inet_pton(AF_INET6, name, ip) == 1;
+}
+
 static bool start_client(struct tls_session *s, const struct tls_session_setup *setup)
 {
 	const char *name =
@@ -299,7 +307,8 @@ static bool start_client(struct tls_session *s, const struct tls_session_setup *
 	if (!name)
 		return true;
 	snprintf(s->server_name, sizeof(s->server_name), "%s", name);
-	return SSL_set_tlsext_host_name(s->ssl, name) == 1;
+	/* RFC 6066 section 3: an address is not sent as a name; it can be verified all the same. */
+	return is_ip_address(name) || SSL_set_tlsext_host_name(s->ssl, name) == 1;
 }
 
 static bool session_start(struct tls_session *s, const struct tls_session_setup *setup)

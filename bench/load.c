@@ -10,6 +10,9 @@
  *    line on standard input starts -n requests spread over all of them, with a
  *    result of its own; end of file closes the connections.
  *
+ * With -d the client asks for names, spread over that many domains, from the -f
+ * first connection on; then the server's certificate has to be for that name.
+ *
  * A result is one line of JSON. Exit status: 0 all answered, 1 not, 2 usage.
  */
 #include <arpa/inet.h>
@@ -30,10 +33,12 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 
 #define LOAD_OPENING_MAX 16 /* connections being set up at a time */
 #define LOAD_FAILED_MAX  5  /* failures after which going on would tell nothing new */
 #define LOAD_REPLY_MAX   4096
+#define LOAD_STRIDE      7919 /* a prime: neighbours in time are no neighbours in the file */
 
 enum load_state { LOAD_CONNECT, LOAD_HANDSHAKE, LOAD_SEND, LOAD_RECEIVE, LOAD_CLOSE, LOAD_PARKED };
 
@@ -49,13 +54,14 @@ struct load_options {
 	const char *mode, *tls, *suite, *cert;
 	int port;
 	long count, links, limit;
+	long domains, first;
 };
 
 /* The whole program's state: it is one run of one thread. */
 struct load_run {
 	struct load_options opt;
 	SSL_CTX *ctx;
-	X509 *cert; /* the one that every server has to present */
+	X509 *cert; /* the one that every server has to present, without domains */
 	int epoll;
 	bool keep;
 	struct load_link *links;
@@ -110,6 +116,16 @@ static void load_link_fail(struct load_run *r, struct load_link *l, const char *
 	load_link_drop(l);
 }
 
+/* Asks for the domain whose turn it is. */
+static bool load_link_name(struct load_run *r, struct load_link *l)
+{
+	long number = (r->opt.first + r->started) % r->opt.domains * LOAD_STRIDE % r->opt.domains;
+	char name[64];
+
+	snprintf(name, sizeof(name), "d%05ld.bench.invalid", number);
+	return SSL_set_tlsext_host_name(l->ssl, name) == 1;
+}
+
 static int load_link_open(struct load_run *r, struct load_link *l)
 {
 	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_port = htons(r->opt.port)};
@@ -130,6 +146,8 @@ static int load_link_open(struct load_run *r, struct load_link *l)
 	if (r->ctx) {
 		l->ssl = SSL_new(r->ctx);
 		if (!l->ssl || !SSL_set_fd(l->ssl, l->fd))
+			goto err;
+		if (r->opt.domains && !load_link_name(r, l))
 			goto err;
 		SSL_set_connect_state(l->ssl);
 	}
@@ -197,8 +215,11 @@ static int load_link_connected(struct load_run *r, struct load_link *l)
 /* Pinned instead of verified through its CA, which would only make this client slower. */
 static bool load_link_trusted(const struct load_run *r, const struct load_link *l)
 {
-	const X509 *cert = SSL_get0_peer_certificate(l->ssl);
+	X509 *cert = SSL_get0_peer_certificate(l->ssl);
+	const char *name = SSL_get_servername(l->ssl, TLSEXT_NAMETYPE_host_name);
 
+	if (r->opt.domains)
+		return cert && name && X509_check_host(cert, name, 0, 0, NULL) == 1;
 	return cert && X509_cmp(cert, r->cert) == 0;
 }
 
@@ -527,7 +548,7 @@ static int load_options_parse(struct load_options *opt, int argc, char **argv)
 	int c;
 
 	*opt = (struct load_options){.mode = "connect", .count = 1, .links = 1, .limit = 60};
-	while ((c = getopt(argc, argv, "m:p:n:k:t:s:c:w:")) != -1) {
+	while ((c = getopt(argc, argv, "m:p:n:k:t:s:c:w:d:f:")) != -1) {
 		switch (c) {
 		case 'm':
 			opt->mode = optarg;
@@ -553,11 +574,19 @@ static int load_options_parse(struct load_options *opt, int argc, char **argv)
 		case 'w':
 			opt->limit = load_number(optarg);
 			break;
+		case 'd':
+			opt->domains = load_number(optarg);
+			break;
+		case 'f':
+			opt->first = load_number(optarg);
+			break;
 		default:
 			return -1;
 		}
 	}
-	if (opt->tls && (!opt->suite || !opt->cert))
+	if (opt->tls && (!opt->suite || !opt->cert == !opt->domains))
+		return -1;
+	if (opt->domains < 0 || opt->first < 0 || (opt->domains && !opt->tls))
 		return -1;
 	return opt->port > 0 && opt->count >= 0 && opt->links > 0 && opt->limit > 0 ? 0 : -1;
 }
@@ -570,7 +599,8 @@ int main(int argc, char **argv)
 
 	if (load_options_parse(&r.opt, argc, argv) < 0) {
 		fprintf(stderr, "usage: load -p port [-m connect|keep] [-n count] [-k links] "
-				"[-t 1.2|1.3 -s suite -c cert.pem] [-w seconds]\n");
+				"[-t 1.2|1.3 -s suite -c cert.pem|-d domains [-f first]] "
+				"[-w seconds]\n");
 		return 2;
 	}
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
@@ -585,8 +615,8 @@ int main(int argc, char **argv)
 		return 2;
 	for (i = 0; i < r.opt.links; i++)
 		r.links[i] = (struct load_link){.fd = -1, .state = LOAD_PARKED};
-	if (r.opt.tls &&
-	    (!(r.ctx = load_ctx_new(&r.opt)) || !(r.cert = load_cert_read(r.opt.cert))))
+	if (r.opt.tls && (!(r.ctx = load_ctx_new(&r.opt)) ||
+			  (r.opt.cert && !(r.cert = load_cert_read(r.opt.cert)))))
 		return 2;
 	load_request_build(&r);
 	return (r.keep ? load_keep(&r) : load_execute(&r, load_run_connect)) < 0 ? 1 : 0;

@@ -67,9 +67,9 @@ class Client:
             raise ServerError(f"{found['resumed']} of the handshakes were not full ones")
         return found
 
-    def connect(self, count: int) -> dict:
+    def connect(self, count: int, *more: str) -> dict:
         done = subprocess.run(
-            [*self.command, "-m", "connect", "-n", str(count), "-k", str(PARALLEL)],
+            [*self.command, *more, "-m", "connect", "-n", str(count), "-k", str(PARALLEL)],
             stdout=subprocess.PIPE, text=True, check=False, timeout=LIMIT + 30,
         )
         return self.result(done.stdout)

@@ -185,12 +185,16 @@ def print_caveats(result: dict) -> None:
         print(f"  {TITLES[side]}: {text}")
 
 
-def print_tables(result: dict) -> None:
+def print_head(result: dict) -> None:
     host, counts = result["host"], result["counts"]
     print(f"{host['processors']} x {host['processor']}, {host['openssl']}; {host['ser']}")
-    print(f"Medians of {counts['rounds']} interleaved rounds ({counts['memory_rounds']} for memory), "
-          f"{counts['readers']} TCP reader(s), ECDSA P-256, X25519; {host['seconds']} s, "
+    print(f"{counts['readers']} TCP reader(s), ECDSA P-256, X25519; {host['seconds']} s, "
           f"load average {host['load_average']:.1f}.")
+
+
+def print_tables(result: dict) -> None:
+    counts = result["counts"]
+    print(f"Medians of {counts['rounds']} interleaved rounds ({counts['memory_rounds']} for memory).")
     print("quiet: the same ratio between the cheapest tenths of the rounds, which other load disturbed least.")
     print_table(result, "Server CPU per connection: connect, full handshake, one request, close (us)",
                 [(v[:7], "connection", v, "us", 1) for v in HANDSHAKES])

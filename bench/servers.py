@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 10.0
@@ -202,6 +203,9 @@ modparam("tls", "connection_timeout", 3600)
 class Ser(Server):
     """SER with one and the same configuration over plain TCP (module None) or with a TLS module."""
 
+    module_config = CONFIG_TLS_MODULE
+    start_timeout = START_TIMEOUT
+
     def __init__(
         self, name: str, binary: str, mpath: str, module: str | None, cert: Path, key: Path, readers: int,
         connections: int,
@@ -225,7 +229,7 @@ class Ser(Server):
         self.port = free_port()
         values = dict(self.values, folder=self.folder.name, port=self.port, proto="tls" if self.tls else "tcp")
         values["tls_core"] = CONFIG_TLS_CORE.format(**values) if self.tls else ""
-        values["tls_module"] = CONFIG_TLS_MODULE.format(**values) if self.tls else ""
+        values["tls_module"] = self.module_config.format(**values) if self.tls else ""
         config = Path(self.folder.name, "ser.cfg")
         config.write_text(CONFIG.format(**values))
         command = [self.binary, "-DD", "-E", "-f", str(config), "-Y", self.folder.name]
@@ -239,7 +243,7 @@ class Ser(Server):
         self.pids = {pid for pid, _ in session_processes(self.main.pid)}
 
     def wait_ready(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + self.start_timeout
         while True:
             self.check()
             try:
@@ -247,23 +251,26 @@ class Ser(Server):
                 return
             except OSError as e:
                 if time.monotonic() > deadline:
-                    raise ServerError(f"does not answer after {START_TIMEOUT:.0f} s ({e})" + self.log_tail()) from e
+                    raise ServerError(f"does not answer after {self.start_timeout:.0f} s ({e})" + self.log_tail()) from e
             time.sleep(0.05)
 
-    def rpc(self, method: str) -> dict:
+    def rpc(self, method: str, timeout: float = 2.0) -> Any:
         assert self.folder is not None
         mine = str(Path(self.folder.name, "client"))
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
             try:
                 s.bind(mine)
-                s.settimeout(2.0)
+                s.settimeout(timeout)
                 s.sendto(
                     json.dumps({"jsonrpc": "2.0", "method": method, "id": 1}).encode(),
                     str(Path(self.folder.name, "rpc")),
                 )
-                return json.loads(s.recv(65536))["result"]
+                answer = json.loads(s.recv(65536))
             finally:
                 Path(mine).unlink(missing_ok=True)
+        if "result" not in answer:
+            raise ServerError(f"{method}: {answer.get('error', {}).get('message', answer)}")
+        return answer["result"]
 
     def memory(self) -> dict[str, int]:
         found = super().memory()
