@@ -197,6 +197,13 @@ def test_one_certificate_alone_refuses_clients_of_the_other_type(ser, certs):
     assert "alert handshake failure" in _s_client(ser, certs, "-tls1_3", "-sigalgs", "RSA-PSS+SHA256")
 
 
+def test_a_second_certificate_of_the_same_type_is_refused(ser, certs):
+    """It would take the place of the first."""
+    text = base(certs, certificate2=certs.pem("server-other"), private_key2=certs.key("server-other"))
+    found = errors(ser, text)
+    assert len(found) == 1 and f"checked.cfg:{line_of(text, 'certificate2')}: certificate2" in found[0], found
+
+
 def _sent(ser, certs, *args):
     text = _s_client(ser, certs, "-showcerts", *args)
     pems = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text.split("Server certificate")[0], re.S)
