@@ -464,6 +464,16 @@ class Ser:
         except subprocess.TimeoutExpired:
             pass
 
+    def wait_end(self, timeout: float = 10) -> int:
+        """For a test that has ended SER in its own way: waits until all of it is gone."""
+        assert self.process is not None
+        try:
+            self.exit_status = self.process.wait(timeout * SLOW)
+            wait_until(lambda: not self.session_pids(), 5, "the other processes to end")
+        finally:
+            self._kill()
+        return self.exit_status
+
     def stop(self, timeout: float = 10) -> None:
         """Ends SER politely; raises AssertionError when the run was not healthy."""
         if self.process is None or self.exit_status is not None:

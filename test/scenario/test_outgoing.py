@@ -307,3 +307,39 @@ def test_more_than_the_queue_holds_while_handshaking(pool, certs):
         while caller.recv().status < 300:
             pass
         assert caller.ask("OPTIONS", good.uri).status == 200
+
+
+def _serve_once(listener: socket.socket, context, others: set) -> bytes:
+    """Answers the TLS handshake of the first caller that is none of the others; returns what it sends first."""
+    listener.settimeout(10)
+    while True:
+        sock, peer = listener.accept()
+        if peer in others:
+            sock.close()
+            continue
+        sock.settimeout(5)
+        with context.wrap_socket(sock, server_side=True) as stream:
+            return stream.recv(4096)
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["at once", "slow connect"])
+@pytest.mark.parametrize("close", [False, True], ids=["keep", "close after send"])
+def test_close_after_send_waits_for_the_handshake(pool, certs, close, slow):
+    """A connect that takes long lets the host see the flag before the handshake has begun."""
+    route = 'set_forward_close();' if close else ""
+    ser = pool.get(tls=certs.server_params(ca_list=str(certs.calist)), core="tcp_connect_timeout=10", route=route)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = [socket.socket() for _ in range(3 if slow else 0)]  # SER's SYN finds no room in the queue
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        time.sleep(0.1)
+        with UdpClient(ser.udp_port) as caller:
+            caller.send(caller.build("MESSAGE", f"sip:bob@127.0.0.1:{listener.getsockname()[1]};transport=tls"))
+            time.sleep(0.5 if slow else 0)
+            others = {filler.getsockname() for filler in fillers}
+            assert _serve_once(listener, certs.server_context(), others).startswith(b"MESSAGE ")
+        for filler in fillers:
+            filler.close()

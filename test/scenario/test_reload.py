@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 
 from certs import V, write
-from clients import Endpoint, RawTls, TlsClient, UdpClient
+from clients import Endpoint, RawTls, TlsClient, UdpClient, failed_handshake
 from domains import OK, base, fault, load, met, own, put, section, site, visit
 from ser import wait_until
 
@@ -199,6 +199,49 @@ def test_config_of_the_same_size_within_a_second(ser, certs):
     for name in ("aaa.org", "bbb.org", "ccc.org", "ddd.org"):
         load(ser, base(certs), section("server:any", server_name=name))
         assert ser.rpc("tls.domains")[-1]["name"] == f"server:any {name}"
+
+
+def test_each_kind_of_file_by_itself(ser, certs):
+    """In domains of their own whose files are so old that only what tells of a change leads to a new look."""
+    ca = certs.authority()
+    client = x509.load_pem_x509_certificate(certs.pem("client").read_bytes())
+    folder = ser.dir / "each"
+    (folder / "crls").mkdir(parents=True)
+    (folder / "cas").mkdir()
+    link = folder / "cas" / subprocess.run(["openssl", "x509", "-noout", "-hash", "-in", certs.calist], capture_output=True,
+                                           text=True, check=True).stdout.strip()
+    made = ca.issue("before", "DNS:x")
+    files = {"ca.pem": certs.calist.read_bytes(), "crl.pem": ca.crl(), "crls/one.pem": ca.crl(),
+             f"cas/{link.name}.0": certs.calist.read_bytes(), "cert.pem": made.pem.read_bytes() + made.key.read_bytes()}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+    def named(name, **more):
+        return section("server:any", server_name=name, **more)
+
+    text = base(certs) + named("calist", ca_list=folder / "ca.pem", **VERIFY) + \
+        named("capath", ca_path=folder / "cas", **VERIFY) + \
+        named("crlfile", ca_list=certs.calist, crl=folder / "crl.pem", **VERIFY) + \
+        named("crldir", ca_list=certs.calist, crl=folder / "crls", **VERIFY) + named("cert", certificate=folder / "cert.pem")
+    put(ser, text)
+    time.sleep(2.5)
+    assert ser.rpc("tls.reload") == OK
+    names = ("calist", "capath", "crlfile", "crldir")
+    for name in names:
+        assert _shown(ser, certs, name, "client"), name
+    assert _shown(ser, certs, "cert") == "before"
+    new = ca.issue("after", "DNS:x")
+    write(folder / "ca.pem", certs.pem("foreign-ca").read_bytes())
+    link.with_suffix(".0").unlink()
+    write(folder / "crl.pem", ca.crl(client))
+    with open(folder / "crls/one.pem", "r+b") as file:  # in place: the directory's own times stay
+        file.write(ca.crl(client))
+    write(folder / "cert.pem", new.pem.read_bytes() + new.key.read_bytes())
+    assert ser.rpc("tls.reload") == OK
+    for name in names:
+        port, _ = failed_handshake(ser.tls_port, certs.client_context("client", verify=False), name=name)
+        assert ser.wait_failure(port)["domain"] == f"server:any {name}"
+    assert _shown(ser, certs, "cert") == "after"
 
 
 # -- all or nothing -------------------------------------------------------------------------------------

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: ISC
+"""The engine process stuck, gone, or with fewer rights: what the rest of SER does then."""
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from certs import V
+from clients import RawTls, TcpClient, TlsClient
+from ser import wait_until
+
+DEADLINE_MS = 1000
+NOBODY = 65534
+
+
+@pytest.fixture
+def ser(pool, certs):
+    params = certs.server_params(engine_timeout=DEADLINE_MS, cipher_list="ALL:@SECLEVEL=0")
+    return pool.fresh(tls=params, readers=1).start()
+
+
+def _process_state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def _stop_engine(ser) -> int:
+    pid = ser.engine_pid()
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: _process_state(pid) == "T", 5, "the engine to stop")
+    return pid
+
+
+def test_a_stuck_engine_fails_handshakes_only(ser, certs):
+    with TlsClient(ser.tls_port, certs.client_context()) as client, TcpClient(ser.tcp_port) as plain:
+        assert client.ask().status == 200
+        pid = _stop_engine(ser)
+        try:
+            late = [RawTls(ser.tls_port, certs.client_context()) for _ in range(4)]
+            start = time.monotonic()
+            for raw in late:
+                raw.sock.sendall(raw.flight())
+            # One deadline is waited for, whatever the number of handshakes before this request.
+            assert client.ask(timeout=10).status == 200
+            assert plain.ask(timeout=10).status == 200
+            assert time.monotonic() - start < 2 * DEADLINE_MS / 1000 + 1
+            for raw in late:
+                assert raw.closed_by_ser(10)
+                assert "engine" in ser.wait_failure(raw.local_port)["reason"]
+                raw.fin()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        with TlsClient(ser.tls_port, certs.client_context()) as later:
+            assert later.ask().status == 200
+        assert client.ask().status == 200
+
+
+def test_a_stop_with_a_stuck_engine_ends(ser, certs):
+    """The engine has SIGTERM pending when it goes on; a connection that it holds does not delay the end."""
+    held = certs.client_context(high=V.TLSv1_2, ciphers="ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
+    with TlsClient(ser.tls_port, held) as client:
+        assert client.ask().status == 200
+        pid = _stop_engine(ser)
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+        ser.wait_end()
+
+
+def test_a_killed_engine_ends_the_server(ser):
+    os.kill(ser.engine_pid(), signal.SIGKILL)
+    assert ser.wait_end() != 0
+
+
+def test_shutdown_when_a_process_died(ser, certs):
+    """Whatever lock it held: the main process must not wait for it."""
+    clients = [socket.create_connection(("127.0.0.1", ser.tls_port)) for _ in range(50)]
+    timers = [pid for pid, role in ser.processes().items() if "timer" in role]
+    os.kill(timers[0], signal.SIGKILL)
+    start = time.monotonic()
+    assert ser.wait_end(20) != 0
+    assert time.monotonic() - start < 10
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_other_processes_of_the_user_cannot_read_the_engine(pool, certs):
+    ser = pool.fresh(tls=certs.server_params(), user=NOBODY).start()
+    pid = ser.engine_pid()
+    assert os.stat(f"/proc/{pid}").st_uid in (0, NOBODY)
+    probe = subprocess.run(["head", "-c1", f"/proc/{pid}/maps"], user=NOBODY, group=NOBODY, capture_output=True,
+                           check=False)
+    assert probe.returncode != 0 and b"ermission" in probe.stderr
+    workers = [p for p, role in ser.processes().items() if "udp receiver" in role]
+    probe = subprocess.run(["head", "-c1", f"/proc/{workers[0]}/status"], user=NOBODY, group=NOBODY,
+                           capture_output=True, check=False)
+    assert probe.returncode == 0  # the probe itself works
+
+
+def test_the_engine_ends_with_the_main_process(pool, certs):
+    settings = {"user": NOBODY} if os.geteuid() == 0 else {}
+    ser = pool.fresh(tls=certs.server_params(), **settings).start()
+    pid = ser.engine_pid()
+    os.kill(ser.process.pid, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or _process_state(pid) in "ZX", 5, "the engine to end")
+    for other in ser.session_pids():
+        os.kill(other, signal.SIGKILL)
+    assert ser.wait_end() == -signal.SIGKILL
