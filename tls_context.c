@@ -50,14 +50,22 @@ static const char *param_of(const char *name)
 	return name;
 }
 
-/* Writes where a setting comes from: "tls.cfg:12: method" or "parameter tls_method". */
+/* Writes where a setting comes from: "tls.cfg:12: method" or "server:default: parameter
+ * tls_method".
+ */
 static const char *place_text(const struct build *b, const struct tls_place *place,
 			      const char *name, char *text)
 {
+	const struct tls_context_input *input = b->input;
+
+	if (!place->file)
+		place = &input->section;
 	if (place->file)
 		snprintf(text, PLACE_TEXT, "%s:%u: %s", place->file, place->line, name);
+	else if (input->of_parameters)
+		snprintf(text, PLACE_TEXT, "%s: parameter %s", input->name, param_of(name));
 	else
-		snprintf(text, PLACE_TEXT, "%s: parameter %s", b->input->name, param_of(name));
+		snprintf(text, PLACE_TEXT, "%s: %s", input->name, name);
 	return text;
 }
 
@@ -654,6 +662,11 @@ static void build_options(struct build *b)
 	SSL_CTX_clear_options(b->ctx, SSL_OP_NO_COMPRESSION);
 	if (cfg->disable_compression)
 		options |= SSL_OP_NO_COMPRESSION;
+	else if (sk_SSL_COMP_num(SSL_COMP_get_compression_methods()) <= 0)
+		tls_report_warning(b->report,
+				   "parameter tls_disable_compression: %s has no compression "
+				   "method, so nothing is compressed",
+				   OpenSSL_version(OPENSSL_VERSION));
 	SSL_CTX_set_options(b->ctx, options);
 	SSL_CTX_set_mode(b->ctx,
 			 SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);

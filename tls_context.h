@@ -33,6 +33,9 @@ struct tls_context_input {
 	const char *name; /* of the domain, as messages and session contexts call it */
 	const struct tls_settings *settings;
 	const struct tls_settings_places *places;
+	struct tls_place
+		section;    /* what messages about built-in defaults point to, if it has a file */
+	bool of_parameters; /* the settings are those of the module parameters */
 	const struct cfg_group_tls *cfg;
 	const char *dir; /* directory that relative file names start from */
 	void (*prepare)(SSL_CTX *ctx);

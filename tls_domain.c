@@ -484,6 +484,8 @@ static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d
 		.name = d->name,
 		.settings = &d->settings,
 		.places = &d->places,
+		.section = d->place,
+		.of_parameters = !b->set->config,
 		.cfg = b->source->cfg,
 		.dir = b->source->dir,
 		.prepare = b->source->prepare,

@@ -29,7 +29,8 @@ CFG_TEMPLATE = Path(__file__).with_name("cfg") / "ser.cfg.in"
 ASAN = os.environ.get("ASAN", "0") not in ("", "0")
 SER_BIN = os.environ.get("SER_BIN") or shutil.which("kamailio") or "/usr/sbin/kamailio"
 TLS_SO = Path(os.environ.get("TLS_SO") or (TOP / ("build/asan/tls.so" if ASAN else "tls.so"))).resolve()
-SLOW = 4 if ASAN else 1  # factor on waits for a machine that does more work per step
+# Factor on waits, for a machine that is busy or does more work per step.
+SLOW = float(os.environ.get("TLS_TEST_SLOW") or 1) * (4 if ASAN else 1)
 
 # Log lines of the module. Every failed or refused connection gives one line at warning level,
 # every established one a line at the level of tls_log; both carry key=value fields.
