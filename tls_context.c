@@ -355,12 +355,27 @@ static void use_chain(struct build *b, const struct credential *c, STACK_OF(X509
 	}
 }
 
+/* OpenSSL keeps one certificate for each type of key: another one would take its place. */
+static bool has_certificate_of_type(const struct build *b, const EVP_PKEY *key)
+{
+	X509 *before = SSL_CTX_get0_certificate(b->ctx);
+
+	return before && EVP_PKEY_base_id(X509_get0_pubkey(before)) == EVP_PKEY_base_id(key);
+}
+
 static void use_credential(struct build *b, const struct credential *c, STACK_OF(X509) * certs,
 			   EVP_PKEY *key)
 {
 	const char *key_file = c->key ? c->key : c->certificate;
 	char why[TLS_PEM_WHY];
 
+	if (has_certificate_of_type(b, key)) {
+		snprintf(why, sizeof(why),
+			 "file '%s': its key is of the same type as the first certificate's",
+			 c->certificate);
+		say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
+		return;
+	}
 	if (dates_text(sk_X509_value(certs, 0), c->certificate, why, sizeof(why)))
 		say(b, tls_report_warning, c->certificate_place, c->certificate_name, why);
 	use_chain(b, c, certs);
@@ -411,11 +426,15 @@ static void build_certificate(struct build *b)
 {
 	struct credential first = CREDENTIAL(b, certificate, private_key, private_key_password);
 	struct credential second = CREDENTIAL(b, certificate2, private_key2, private_key_password2);
+	X509 *own;
 
 	if (!first.certificate && b->input->role == TLS_ROLE_SERVER)
 		SAY_ERROR(b, certificate, "a server needs a certificate");
 	build_credential(b, &first);
+	own = SSL_CTX_get0_certificate(b->ctx);
 	build_credential(b, &second);
+	if (own)
+		SSL_CTX_select_current_cert(b->ctx, own);
 }
 
 /* ---- trust ---- */
@@ -636,6 +655,7 @@ static void check_issuer(struct build *b)
  */
 static void build_chain(struct build *b)
 {
+	X509 *own = SSL_CTX_get0_certificate(b->ctx);
 	int more;
 
 	SSL_CTX_set_mode(b->ctx, SSL_MODE_NO_AUTO_CHAIN);
@@ -650,6 +670,8 @@ static void build_chain(struct build *b)
 								 SSL_BUILD_CHAIN_FLAG_CLEAR_ERROR);
 		check_issuer(b);
 	}
+	if (own)
+		SSL_CTX_select_current_cert(b->ctx, own);
 	ERR_clear_error();
 }
 

@@ -46,7 +46,8 @@ struct tls_context_input {
 	bool quiet;          /* no warnings: the same settings were warned of before */
 };
 
-/* Returns the context, or NULL when one of the problems that were reported is an error. */
+/* Returns the context, or NULL when one of the problems that were reported is an error. Its current
+ * certificate is that of the setting certificate. */
 SSL_CTX *tls_context_new(const struct tls_context_input *input, struct tls_report *report);
 
 /* True when every certificate is accepted and only the result kept: optional_no_ca. */

@@ -379,12 +379,7 @@ static struct tls_domain_set *current_domains(void)
 
 static void answer_report(struct tls_engine_slot *slot, const struct tls_report *report)
 {
-	size_t len = report->len < TLS_ENGINE_OUT - 1 ? report->len : TLS_ENGINE_OUT - 1;
-
-	if (report->text)
-		memcpy(slot->out, report->text, len);
-	slot->out[len] = '\0';
-	slot->answer.out_len = (uint32_t)len;
+	slot->answer.out_len = (uint32_t)tls_report_copy(report, (char *)slot->out, TLS_ENGINE_OUT);
 }
 
 /* An id that no connection uses any more, or a fresh one; 0 when there is none. */
@@ -520,6 +515,7 @@ static void describe_certificate(SSL *ssl, struct tls_engine_domain *row)
 static void describe_domain(const struct tls_domain *d, struct tls_engine_domain *row)
 {
 	SSL *ssl = SSL_new(d->ctx);
+	const X509 *first;
 	long more;
 
 	memset(row, 0, sizeof(*row));
@@ -527,9 +523,13 @@ static void describe_domain(const struct tls_domain *d, struct tls_engine_domain
 	snprintf(row->name, sizeof(row->name), "%s", d->name);
 	snprintf(row->file, sizeof(row->file), "%s", d->place.file ? d->place.file : "");
 	row->line = d->place.line;
-	for (more = ssl ? SSL_set_current_cert(ssl, SSL_CERT_SET_FIRST) : 0; more == 1;
-	     more = SSL_set_current_cert(ssl, SSL_CERT_SET_NEXT))
+	first = ssl ? SSL_get_certificate(ssl) : NULL;
+	if (first)
 		describe_certificate(ssl, row);
+	for (more = first ? SSL_set_current_cert(ssl, SSL_CERT_SET_FIRST) : 0; more == 1;
+	     more = SSL_set_current_cert(ssl, SSL_CERT_SET_NEXT))
+		if (SSL_get_certificate(ssl) != first)
+			describe_certificate(ssl, row);
 	SSL_free(ssl);
 }
 

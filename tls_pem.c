@@ -12,10 +12,12 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define PASSWORD_SIZE 1024
 
@@ -35,22 +37,37 @@ bool tls_pem_others_can_read(const char *path)
 	return stat(path, &st) == 0 && (st.st_mode & S_IROTH);
 }
 
-static BIO *open_file(const char *path, char *why)
+/* Neither waits for whoever may write to a pipe, nor reads from a device that never ends. */
+static FILE *open_regular(const char *path, char *why)
 {
-	FILE *file = fopen(path, "re");
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	FILE *file = NULL;
 	struct stat st;
-	BIO *bio = NULL;
 
-	if (!file || fstat(fileno(file), &st) != 0)
+	if (fd < 0 || fstat(fd, &st) != 0)
 		snprintf(why, TLS_PEM_WHY, "cannot read file '%s': %s", path, strerror(errno));
 	else if (S_ISDIR(st.st_mode))
 		snprintf(why, TLS_PEM_WHY, "'%s' is a directory, not a file", path);
-	else if (S_ISREG(st.st_mode) && st.st_size == 0)
+	else if (!S_ISREG(st.st_mode))
+		snprintf(why, TLS_PEM_WHY, "'%s' is not a regular file", path);
+	else if (st.st_size == 0)
 		snprintf(why, TLS_PEM_WHY, "file '%s' is empty", path);
-	else if (!(bio = BIO_new_fp(file, BIO_CLOSE)))
+	else if (!(file = fdopen(fd, "r")))
+		snprintf(why, TLS_PEM_WHY, "file '%s': %s", path, strerror(errno));
+	if (fd >= 0 && !file)
+		close(fd);
+	return file;
+}
+
+static BIO *open_file(const char *path, char *why)
+{
+	FILE *file = open_regular(path, why);
+	BIO *bio = file ? BIO_new_fp(file, BIO_CLOSE) : NULL;
+
+	if (file && !bio) {
 		snprintf(why, TLS_PEM_WHY, "out of memory");
-	if (file && !bio)
 		fclose(file);
+	}
 	return bio;
 }
 
@@ -260,14 +277,11 @@ int tls_pem_crls(const char *path, X509_STORE *store, char *why)
 
 char *tls_pem_password_file(const char *path, char *why)
 {
-	FILE *file = fopen(path, "re");
+	FILE *file = open_regular(path, why);
 	char line[PASSWORD_SIZE], *password = NULL;
 
-	if (!file) {
-		snprintf(why, TLS_PEM_WHY, "cannot read password file '%s': %s", path,
-			 strerror(errno));
+	if (!file)
 		return NULL;
-	}
 	setvbuf(file, NULL, _IONBF, 0); /* leaves no copy in a buffer */
 	if (!fgets(line, sizeof(line), file) || line[0] == '\n')
 		snprintf(why, TLS_PEM_WHY, "password file '%s' is empty", path);
