@@ -16,6 +16,20 @@
 /* Decoders that can be kept from one key to the next. */
 #define TLS_HAVE_DECODER (OPENSSL_VERSION_NUMBER >= 0x30000000L)
 
+/* OpenSSL's version numbers: 0xMNN00PP0 since 3.0; before that 0xMNNFFPPf, PP counting the letters.
+ */
+#define TLS_OPENSSL_NUMBER(major, minor, patch)                                                    \
+	((unsigned long)(major) << 28 | (unsigned long)(minor) << 20 | (unsigned long)(patch) << 4)
+#define TLS_OPENSSL_1_1_1(letter) (0x1010100fUL + ((unsigned long)((letter) - 'a' + 1) << 4))
+#define TLS_OPENSSL_0_9_8(letter) (0x0090800fUL + ((unsigned long)((letter) - 'a' + 1) << 4))
+
+/* Options that only newer versions have; what they turn off is not there before. */
+#ifdef SSL_OP_NO_RX_CERTIFICATE_COMPRESSION
+#define TLS_OP_NO_RX_CERTIFICATE_COMPRESSION SSL_OP_NO_RX_CERTIFICATE_COMPRESSION
+#else
+#define TLS_OP_NO_RX_CERTIFICATE_COMPRESSION 0
+#endif
+
 /* The library that this module was compiled against, for the start-up check. */
 #define TLS_BUILD_OPENSSL_NUMBER ((unsigned long)OPENSSL_VERSION_NUMBER)
 #define TLS_BUILD_OPENSSL_TEXT   OPENSSL_VERSION_TEXT

@@ -2,8 +2,10 @@
 #define _GNU_SOURCE
 #include "tls_context.h"
 
+#include "tls_compat.h"
 #include "tls_identity.h"
 #include "tls_pem.h"
+#include "tls_workaround.h"
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -18,8 +20,8 @@
 
 /* RFC 9325 section 4.2: forward secret key exchange and AEAD. */
 #define TLS_STRONG_CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
-/* TLS 1.1 and older sign with SHA-1 and MD5, which OpenSSL allows at level 0 only. */
-#define TLS_OLD_CIPHERS "DEFAULT:@SECLEVEL=0"
+/* For TLS 1.1 and older, whose security level is set apart. */
+#define TLS_OLD_CIPHERS "DEFAULT"
 
 #define PLACE_TEXT 512
 
@@ -205,8 +207,10 @@ static void build_ciphers(struct build *b)
 	const struct tls_settings *s = b->settings;
 	bool old = tls_param_method(s->method)->min < TLS1_2_VERSION;
 
+	/* TLS 1.1 and older sign with SHA-1 and MD5. */
 	if (old && !list_has_level(s->cipher_list))
-		SSL_CTX_set_security_level(b->ctx, 0);
+		SSL_CTX_set_security_level(b->ctx,
+					   tls_workaround_on(TLS_WORKAROUND_OLD_VERSIONS) ? 0 : 1);
 	if (s->cipher_list)
 		apply_cipher_list(b, s->cipher_list);
 	else if (!SSL_CTX_set_cipher_list(b->ctx, old ? TLS_OLD_CIPHERS : TLS_STRONG_CIPHERS))
@@ -681,6 +685,8 @@ static void build_options(struct build *b)
 	uint64_t options = SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE |
 			   SSL_OP_PRIORITIZE_CHACHA | SSL_OP_SINGLE_DH_USE;
 
+	if (tls_workaround_on(TLS_WORKAROUND_CERT_COMPRESSION))
+		options |= TLS_OP_NO_RX_CERTIFICATE_COMPRESSION;
 	SSL_CTX_clear_options(b->ctx, SSL_OP_NO_COMPRESSION);
 	if (cfg->disable_compression)
 		options |= SSL_OP_NO_COMPRESSION;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_identity.h"
 
+#include "tls_workaround.h"
+
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 
@@ -234,12 +236,33 @@ static bool sip_match(X509 *cert, const struct host *name)
 	return match;
 }
 
+/* A name that OpenSSL reads as a string whatever it is: CVE-2024-6119. */
+static bool has_mailbox(X509 *cert)
+{
+	GENERAL_NAMES *sans = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
+	bool has = false;
+
+	for (int i = 0; i < sk_GENERAL_NAME_num(sans); i++) {
+		ASN1_OBJECT *type;
+		char text[32];
+
+		if (GENERAL_NAME_get0_otherName(sk_GENERAL_NAME_value(sans, i), &type, NULL)) {
+			OBJ_obj2txt(text, sizeof(text), type, 1);
+			has |= strcmp(text, "1.3.6.1.5.5.7.8.9") == 0; /* RFC 9598 section 3 */
+		}
+	}
+	GENERAL_NAMES_free(sans);
+	return has;
+}
+
 /* OpenSSL is given bytes, not text: some of its versions read an address up to what they do not
  * understand, and take a name with a leading dot for a domain with all that is below it. */
 static bool host_match(X509 *cert, const struct host *name)
 {
 	unsigned flags = X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
 
+	if (tls_workaround_on(TLS_WORKAROUND_OTHER_NAME) && has_mailbox(cert))
+		return false;
 	if (name->ip_len)
 		return X509_check_ip(cert, name->ip, name->ip_len, 0) == 1;
 	return X509_check_host(cert, name->name, name->len, flags, NULL) == 1;

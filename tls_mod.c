@@ -125,8 +125,25 @@ static int check_parameters(void)
 	struct tls_report report = {0};
 
 	tls_params_check(&default_tls_cfg, &report);
-	tls_workaround_check_version(OpenSSL_version_num(), OpenSSL_version(OPENSSL_VERSION),
-				     default_tls_cfg.force_run, &report);
+	return report_end(&report);
+}
+
+/* What the library is, whether it will do, and which of its bugs must be worked around. */
+static int check_library(void)
+{
+	const struct tls_workaround_wish wish = {
+		.compression = !default_tls_cfg.disable_compression,
+		.thresholds = default_tls_cfg.low_mem_threshold1 != 0 ||
+			      default_tls_cfg.low_mem_threshold2 != 0,
+	};
+	struct tls_report report = {0};
+	struct tls_library library;
+
+	tls_library_probe(&library);
+	tls_workaround_check(&library, default_tls_cfg.force_run != 0, &report);
+	tls_workaround_enable(tls_workaround_choose(&library, &wish));
+	if (report.errors == 0)
+		LM_NOTICE("tls: %s, workarounds: %s\n", library.text, tls_workaround_list(true));
 	return report_end(&report);
 }
 
@@ -164,6 +181,8 @@ static int mod_init(void)
 		LM_ERR("tls: cannot initialise OpenSSL\n");
 		return -1;
 	}
+	if (check_library() != 0)
+		return -1;
 	if (tls_watch_init() != 0)
 		return -1;
 	return register_procs(1);

@@ -5,6 +5,7 @@
 #include "tls_conn.h"
 #include "tls_log.h"
 #include "tls_watch.h"
+#include "tls_workaround.h"
 
 #include "core/globals.h"
 #include "core/pt.h"
@@ -144,12 +145,12 @@ static void rpc_info(rpc_t *rpc, void *ctx)
 	tcp_get_info(&info);
 	if (rpc->add(ctx, "{", &handle) < 0)
 		return;
-	rpc->struct_add(handle, "ddddss", "max_connections", info.tls_max_connections,
+	rpc->struct_add(handle, "ddddsss", "max_connections", info.tls_max_connections,
 			"opened_connections", info.tls_connections_no,
 			"clear_text_write_queued_bytes", (int)tls_conn_queued_bytes(),
 			"engine_sessions", (int)tls_engine_sessions(), "openssl",
 			OpenSSL_version(OPENSSL_VERSION), "openssl_built_with",
-			TLS_BUILD_OPENSSL_TEXT);
+			TLS_BUILD_OPENSSL_TEXT, "workarounds", tls_workaround_list(false));
 }
 
 /* Rows of tls.options in the order that clients know; what follows the blank line is ours. */

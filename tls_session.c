@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "tls_session.h"
 
+#include "tls_workaround.h"
+
 #include <arpa/inet.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -242,10 +244,13 @@ static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
 	if (domain == s->domain)
 		return true;
 	s->domain = domain;
+	if (SSL_set_SSL_CTX(s->ssl, ctx) != ctx)
+		return false;
+	if (!tls_workaround_on(TLS_WORKAROUND_SWITCH_CONTEXT))
+		return true;
 	SSL_set_verify(s->ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
 	SSL_set_verify_depth(s->ssl, SSL_CTX_get_verify_depth(ctx));
-	return SSL_set_SSL_CTX(s->ssl, ctx) == ctx &&
-	       SSL_set_min_proto_version(s->ssl, SSL_CTX_get_min_proto_version(ctx)) &&
+	return SSL_set_min_proto_version(s->ssl, SSL_CTX_get_min_proto_version(ctx)) &&
 	       SSL_set_max_proto_version(s->ssl, SSL_CTX_get_max_proto_version(ctx));
 }
 

@@ -124,6 +124,7 @@ class Config:
     tls_path: str = ""  # what loadmodule says; default: the absolute path of the module under test
     work_dir: str = ""  # working directory, below the folder of ser.cfg
     raw: str = ""  # lines after the module parameters, as an operator would write them
+    preload: str = ""  # a library for LD_PRELOAD
 
 
 BASE_MODULES = (
@@ -238,6 +239,8 @@ class Ser:
                 "handle_segv=1:disable_coredump=0"
             )
             env["UBSAN_OPTIONS"] = f"log_path={log}:print_stacktrace=1:halt_on_error=0"
+        if self.config.preload:
+            env["LD_PRELOAD"] = ":".join(filter(None, (env.get("LD_PRELOAD"), self.config.preload)))
         return env
 
     def _spawn(self) -> None:

@@ -3,9 +3,11 @@
  * Units of the name check: certificates that are made and signed in memory, in
  * tables of what they hold, the name that is asked for and the answer.
  *
- *   gcc -I../.. test_identity.c ../../tls_identity.c -lcmocka -lcrypto
+ *   gcc -I../.. test_identity.c ../../tls_identity.c ../../tls_workaround.c ../../tls_report.c
+ * -lcmocka -lcrypto
  */
 #include "tls_identity.h"
+#include "tls_workaround.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -37,9 +39,9 @@
 static EVP_PKEY *key;
 
 /* What a certificate holds. sans: words such as U:sip:example.com, D:example.com, I:7f000001 (hex),
- * E:mail, X:otherName, with %00 for any byte; NULL: no subjectAltName; "malformed" and "twice" are
- * what they say. cn: common names in the order of the certificate, "+" puts one into the RDN of
- * the one before, "/" does not; NULL: none. */
+ * E:mail, X:otherName, M:SmtpUTF8Mailbox, with %00 for any byte; NULL: no subjectAltName;
+ * "malformed" and "twice" are what they say. cn: common names in the order of the certificate, "+"
+ * puts one into the RDN of the one before, "/" does not; NULL: none. */
 struct holds {
 	const char *sans;
 	const char *cn;
@@ -72,13 +74,14 @@ static void add_san(GENERAL_NAMES *sans, char kind, const char *data, size_t len
 	GENERAL_NAME *san = GENERAL_NAME_new();
 	ASN1_STRING *value;
 
-	if (kind == 'X') {
+	if (kind == 'X' || kind == 'M') {
 		ASN1_TYPE *any = ASN1_TYPE_new();
 
 		value = ASN1_STRING_type_new(V_ASN1_UTF8STRING);
 		assert_true(ASN1_STRING_set(value, data, (int)len));
 		ASN1_TYPE_set(any, V_ASN1_UTF8STRING, value);
-		assert_true(GENERAL_NAME_set0_othername(san, OBJ_txt2obj("1.2.3.4", 1), any));
+		assert_true(GENERAL_NAME_set0_othername(
+			san, OBJ_txt2obj(kind == 'X' ? "1.2.3.4" : "1.3.6.1.5.5.7.8.9", 1), any));
 	} else {
 		value = ASN1_STRING_type_new(kind == 'I' ? V_ASN1_OCTET_STRING : V_ASN1_IA5STRING);
 		assert_true(ASN1_STRING_set(value, data, (int)len));
@@ -724,6 +727,28 @@ static void test_error_queue(void **state)
 	X509_free(cert);
 }
 
+/* With the workaround of CVE-2024-6119 OpenSSL is not asked about such a certificate. */
+static void test_mailbox(void **state)
+{
+	const struct holds rows[] = {{"D:example.com M:a@example.com", NULL},
+				     {"M:a@example.com D:example.com", NULL},
+				     {"D:example.com X:a@example.com", NULL}};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(rows); i++) {
+		X509 *cert = cert_of(&rows[i]);
+
+		tls_workaround_enable(0);
+		assert_true(tls_identity_match_any(cert, HOST, "example.com"));
+		tls_workaround_enable(UINT32_C(1) << TLS_WORKAROUND_OTHER_NAME);
+		assert_int_equal(tls_identity_match_any(cert, HOST, "example.com"),
+				 !strchr(rows[i].sans, 'M'));
+		assert_true(tls_identity_match_any(cert, SIP, "example.com"));
+		X509_free(cert);
+	}
+	tls_workaround_enable(UINT32_MAX);
+}
+
 static void test_rule_of(void **state)
 {
 	(void)state;
@@ -763,6 +788,7 @@ int main(void)
 		cmocka_unit_test(test_lists),       cmocka_unit_test(test_bad_names),
 		cmocka_unit_test(test_names),       cmocka_unit_test(test_names_cut),
 		cmocka_unit_test(test_error_queue), cmocka_unit_test(test_rule_of),
+		cmocka_unit_test(test_mailbox),
 	};
 
 	return cmocka_run_group_tests(tests, make_key, free_key);

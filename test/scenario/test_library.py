@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: ISC
+"""The OpenSSL library at run time: which one will do, what is worked around, what an operator sees of it."""
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from clients import TlsClient
+
+# Says that the library is another one, or takes something away from it.
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stddef.h>
+
+#ifdef NUMBER
+unsigned long OpenSSL_version_num(void);
+unsigned long OpenSSL_version_num(void)
+{
+	return NUMBER;
+}
+
+const char *OpenSSL_version(int type);
+const char *OpenSSL_version(int type)
+{
+	return TEXT;
+}
+#else
+const void *EVP_chacha20_poly1305(void);
+const void *EVP_chacha20_poly1305(void)
+{
+	return NULL;
+}
+#endif
+"""
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shim")
+    source = folder / "shim.c"
+    source.write_text(SHIM)
+
+    def build(name: str, *defines: str) -> str:
+        target = folder / f"{name}.so"
+        subprocess.run(["gcc", "-shared", "-fPIC", *defines, "-o", target, source], check=True)
+        return str(target)
+
+    folder.chmod(0o755)
+    return build
+
+
+def test_what_is_worked_around_is_told(pool, certs):
+    ser = pool.fresh(tls=certs.server_params()).start()
+    line = ser.wait_log(r"NOTICE.*tls: OpenSSL [0-9.]+ .*, workarounds: (.*)$")[1]
+    ids = ser.rpc("tls.info")["workarounds"].split(", ")
+    assert "1491" in ids and "6109" in ids and "1204" not in ids and "1467" not in ids, ids
+    assert [part.split(" (")[0] for part in line.split("), ")] == ids
+    assert ser.log().count("workarounds: ") == 1
+
+
+@pytest.mark.parametrize("number,text", [("0x30500050UL", "OpenSSL 3.5.5 made up"),
+                                         ("0x1010117fUL", "OpenSSL 1.1.1w made up")])
+def test_another_line_of_versions_is_refused(pool, certs, shim, number, text):
+    preload = shim("v" + number, f"-DNUMBER={number}", f'-DTEXT="{text}"')
+    log = pool.fresh(tls=certs.server_params(), preload=preload).start_failure()
+    line = next(line for line in log.splitlines() if text in line)
+    for want in ("ERROR", "compiled with OpenSSL", "compile it again", "tls_force_run"):
+        assert want in line, line
+
+
+def test_force_run_overrides_and_warns(pool, certs, shim):
+    text = "OpenSSL 3.5.4 made up"
+    preload = shim("forced", "-DNUMBER=0x30500040UL", f'-DTEXT="{text}"')
+    ser = pool.fresh(tls=certs.server_params(tls_force_run=11), preload=preload).start()
+    line = ser.wait_log(rf"WARNING.*{text}.*$")[0]
+    assert "compiled with OpenSSL" in line and "tls_force_run is set" in line
+    info = ser.rpc("tls.info")
+    assert info["openssl"] == text and info["openssl_built_with"] != text
+    assert "CVE-2025-66199" in info["workarounds"]
+    with TlsClient(ser.tls_port, certs.client_context()) as client:
+        assert client.ask().status == 200
+
+
+def test_a_patch_level_makes_no_difference(pool, certs, shim):
+    built = pool.fresh(tls=certs.server_params()).start().rpc("tls.info")["openssl_built_with"]
+    major, minor = (int(n) for n in built.split()[1].split(".")[:2])
+    number = f"0x{major:x}{minor:02x}00010UL"
+    preload = shim("patch", f"-DNUMBER={number}", '-DTEXT="OpenSSL of long ago"')
+    ser = pool.fresh(tls=certs.server_params(), preload=preload).start()
+    with TlsClient(ser.tls_port, certs.client_context()) as client:
+        assert client.ask().status == 200
+
+
+def test_a_library_that_lacks_a_cipher_is_refused(pool, certs, shim):
+    preload = shim("lacks")
+    log = pool.fresh(tls=certs.server_params(), preload=preload).start_failure()
+    line = next(line for line in log.splitlines() if "lacks" in line)
+    for want in ("ERROR", "lacks ChaCha20-Poly1305", "compiled with OpenSSL", "tls_force_run"):
+        assert want in line, line
+    ser = pool.fresh(tls=certs.server_params(tls_force_run=1), preload=preload).start()
+    ser.wait_log(r"WARNING.*lacks ChaCha20-Poly1305.*tls_force_run is set")
+    with TlsClient(ser.tls_port, certs.client_context()) as client:
+        assert client.ask().status == 200
