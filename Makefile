@@ -264,11 +264,12 @@ install: tls.so
 	if [ ! -e "$$to" ]; then install -m 644 tls.cfg "$$to" && echo "installed $$to"; \
 	elif cmp -s tls.cfg "$$to"; then echo "kept      $$to (the same)"; \
 	else install -m 644 tls.cfg "$$to.sample" && echo "kept      $$to (yours); the new sample is $$to.sample"; fi
-	@$(if $(DOC_FILES),install -m 644 $(DOC_FILES) '$(DESTDIR)$(DOCDIR)' && echo "installed $(DESTDIR)$(DOCDIR)",:)
+	@$(if $(DOC_FILES),install -m 644 $(DOC_FILES) '$(DESTDIR)$(DOCDIR)' && \
+		install -m 755 tools/tls-ca '$(DESTDIR)$(DOCDIR)' && echo "installed $(DESTDIR)$(DOCDIR)",:)
 
 uninstall:
 	@rm -f '$(DESTDIR)$(MODDIR)/tls.so' '$(DESTDIR)$(CFGDIR)/tls.cfg.sample'
-	@rm -f $(foreach f,$(notdir $(DOC_FILES)),'$(DESTDIR)$(DOCDIR)/$f')
+	@rm -f $(foreach f,tls-ca $(notdir $(DOC_FILES)),'$(DESTDIR)$(DOCDIR)/$f')
 	@rmdir '$(DESTDIR)$(DOCDIR)' 2>/dev/null || true
 	@to='$(DESTDIR)$(CFGDIR)/tls.cfg'; [ ! -f "$$to" ] || echo "left $$to in place"
 

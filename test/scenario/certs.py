@@ -109,11 +109,11 @@ class Folder:
     def __init__(self, path: Path):
         self.path = path
         self.more = path / "more"
-        subprocess.run([str(TOP / "tools/make-certs"), "-q", str(path)], check=True, timeout=60)
+        subprocess.run([str(TOP / "tools/make-certs"), str(path)], check=True, timeout=60)
         # SER may run as another user in a test; these keys protect nothing.
         path.chmod(0o755)
         for file in path.iterdir():
-            file.chmod(0o644)
+            file.chmod(0o755 if file.is_dir() else 0o644)
         self.more.mkdir()
         self._authorities: dict[str, Authority] = {}
 

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: ISC
+"""The documents' own examples: finds them, and runs SER with them.
+
+Every fenced block names its kind after the fence: ser.cfg (lines as they stand in SER's file), ser.cfg route
+(statements of a route), tls.cfg, sh (commands), rpc (a command's reply), log (lines of the log), text. In README,
+which is plain text, a block is indented by a tab.
+
+The examples' addresses, ports and folders are put onto the loopback and into a folder of the test.
+"""
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ser import TLS_SO, TOP, Config, Ser, free_port
+
+DOC = TOP / "doc"
+KINDS = ("ser.cfg", "tls.cfg", "sh", "rpc", "log", "text")
+HOST_FOLDER = "/etc/kamailio"
+
+
+@dataclass(frozen=True)
+class Block:
+    file: str
+    line: int  # of its first line
+    heading: str  # that it stands below
+    kind: str
+    more: str  # what follows the kind
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def blocks(path: Path, kind: str = "") -> list[Block]:
+    """The fenced blocks of a document, of one kind or all."""
+    found, fence, info, heading, start, lines = [], None, "", "", 0, []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        match = re.match(r"( *)```(.*)$", line)
+        if match and fence is None:
+            fence, info, start, lines = len(match[1]), match[2].strip(), number + 1, []
+        elif match:
+            first, _, more = info.partition(" ")
+            found.append(Block(path.name, start, heading, first, more, "\n".join(lines) + "\n"))
+            fence = None
+        elif fence is not None:
+            lines.append(line[fence:] if not line[:fence].strip() else line)
+        elif line.startswith("#"):
+            heading = line.strip("# ")
+    assert fence is None, f"{path.name}:{start}: the fence has no end"
+    return [block for block in found if not kind or block.kind == kind]
+
+
+def readme_blocks() -> list[Block]:
+    """The blocks of README that are for SER's configuration."""
+    text = (TOP / "README").read_text(encoding="utf-8")
+    found = []
+    for match in re.finditer(r"(?:^\t.*\n|^\n(?=\t))+", text, re.M):
+        if re.search(r"^\t(modparam|loadmodule)", match[0], re.M):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(Block("README", line, "", "ser.cfg", "", re.sub(r"^\t", "", match[0], flags=re.M)))
+    return found
+
+
+class Places:
+    """Where the examples' addresses are in the test: each on the loopback, each port one that is free."""
+
+    ADDRESS = re.compile(r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.(\d+)\b|\b127\.0\.0\.1\b")
+    WITH_PORT = re.compile(r"((?:192\.0\.2|198\.51\.100|203\.0\.113|127\.0\.0)\.\d+|\[2001:db8::\w+\]):(50\d\d|443)\b")
+
+    def __init__(self) -> None:
+        self.ports: dict[tuple[str, str], int] = {}
+
+    @staticmethod
+    def address(text: str) -> str:
+        if text.startswith("["):
+            return "[::1]"
+        last = text.rsplit(".", 1)[1]
+        return "127.0.0.1" if last == "1" else f"127.0.{text.split('.')[2]}.{last}"
+
+    def port(self, address: str, port: str) -> int:
+        key = (self.address(address), port)
+        if key not in self.ports:
+            self.ports[key] = free_port(key[0].strip("[]"))
+        return self.ports[key]
+
+    def map(self, text: str) -> str:
+        text = self.WITH_PORT.sub(lambda m: f"{self.address(m[1])}:{self.port(m[1], m[2])}", text)
+        text = re.sub(r"\[2001:db8::\w+\]", "[::1]", text)
+        return self.ADDRESS.sub(lambda m: self.address(m[0]), text)
+
+
+STAND_ALONE = """debug=2
+log_stderror=yes
+auto_aliases=no
+dns=no
+rev_dns=no
+use_dns_cache=no
+children=1
+tcp_children=2
+"""
+
+
+class DocSer(Ser):
+    """A SER that has what a block of the documents says. Its folder takes the place of /etc/kamailio."""
+
+    def __init__(self, config: Config, folder: Path | None = None, places: Places | None = None):
+        super().__init__(config)
+        self.keep = folder is not None
+        if folder is not None:
+            shutil.rmtree(self.dir)
+            self.dir = folder
+            self.cfg, self.log_path, self.rpc_path = folder / "ser.cfg", folder / "ser.log", folder / "rpc"
+            self.log_path.unlink(missing_ok=True)
+        self.places = places or Places()
+
+    def fill(self, text: str) -> str:
+        text = re.sub(r'loadmodule "(?:[\w/]*/)?tls\.so"', f'loadmodule "{TLS_SO}"', text)
+        text = text.replace(HOST_FOLDER, str(self.dir))
+        return super().fill(self.places.map(text))
+
+    def write_cfg(self) -> None:
+        if "request_route" not in self.config.raw:
+            super().write_cfg()
+            return
+        super().write_cfg()
+        self.cfg.write_text(STAND_ALONE + self.fill(self.config.raw) + self.fill(
+            'loadmodule "jsonrpcs.so"\nmodparam("jsonrpcs", "transport", 4)\n'
+            'modparam("jsonrpcs", "dgram_socket", "@DIR@/rpc")\n'))
+
+    def remove(self) -> None:
+        if not self.keep:
+            super().remove()
+
+
+def doc_ser(text: str, folder: Path | None = None, places: Places | None = None, **more) -> DocSer:
+    """For a block that has its own listen and loadmodule lines."""
+    return DocSer(Config(load_tls=False, tls_addrs=(), raw=text, **more), folder, places)
