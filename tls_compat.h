@@ -30,6 +30,9 @@
 #define TLS_OP_NO_RX_CERTIFICATE_COMPRESSION 0
 #endif
 
+/* Session tickets are authenticated through EVP_MAC, not HMAC_CTX. */
+#define TLS_HAVE_EVP_MAC (OPENSSL_VERSION_NUMBER >= 0x30000000L)
+
 /* The library that this module was compiled against, for the start-up check. */
 #define TLS_BUILD_OPENSSL_NUMBER ((unsigned long)OPENSSL_VERSION_NUMBER)
 #define TLS_BUILD_OPENSSL_TEXT   OPENSSL_VERSION_TEXT

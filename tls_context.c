@@ -5,6 +5,7 @@
 #include "tls_compat.h"
 #include "tls_identity.h"
 #include "tls_pem.h"
+#include "tls_ticket.h"
 #include "tls_workaround.h"
 
 #include <openssl/err.h>
@@ -606,15 +607,55 @@ static void build_verify(struct build *b)
 
 /* ---- sessions, options ---- */
 
+/* Whom a certificate is for; a new one for the same names makes no difference. */
+static bool add_own_names(EVP_MD_CTX *md, const X509 *cert)
+{
+	int at = X509_get_ext_by_NID(cert, NID_subject_alt_name, -1);
+	const ASN1_OCTET_STRING *names =
+		at >= 0 ? X509_EXTENSION_get_data(X509_get_ext(cert, at)) : NULL;
+	unsigned char *subject = NULL;
+	int len = i2d_X509_NAME(X509_get_subject_name(cert), &subject);
+	bool ok = len >= 0 && EVP_DigestUpdate(md, subject, (size_t)len) == 1;
+
+	if (ok && names)
+		ok = EVP_DigestUpdate(md, ASN1_STRING_get0_data(names),
+				      (size_t)ASN1_STRING_length(names)) == 1;
+	OPENSSL_free(subject);
+	return ok;
+}
+
+/*
+ * A client that resumes does not see the certificate again: it may only get to one with the names
+ * that it saw (and to the same server_name, RFC 6066 section 3, and rules, which the input tells).
+ */
+static bool session_context(struct build *b, uint8_t digest[EVP_MAX_MD_SIZE], unsigned *len)
+{
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+		  EVP_DigestUpdate(md, b->input->session_context, b->input->session_context_size) ==
+			  1;
+	int more = SSL_CTX_set_current_cert(b->ctx, SSL_CERT_SET_FIRST);
+
+	for (; ok && more == 1; more = SSL_CTX_set_current_cert(b->ctx, SSL_CERT_SET_NEXT))
+		ok = add_own_names(md, SSL_CTX_get0_certificate(b->ctx));
+	ok = ok && EVP_DigestFinal_ex(md, digest, len) == 1;
+	EVP_MD_CTX_free(md);
+	ERR_clear_error();
+	return ok;
+}
+
 static void build_sessions(struct build *b)
 {
 	bool cache = b->input->cfg->session_cache && b->input->role == TLS_ROLE_SERVER;
+	uint8_t digest[EVP_MAX_MD_SIZE];
+	unsigned len;
 
-	if (!SSL_CTX_set_session_id_context(b->ctx, b->input->session_context,
-					    (unsigned)b->input->session_context_size))
+	if (!session_context(b, digest, &len) ||
+	    !SSL_CTX_set_session_id_context(b->ctx, digest, len))
 		tls_report_error(b->report, "%s: cannot set the session context: %s",
 				 b->input->name, tls_pem_openssl_reason());
 	SSL_CTX_set_session_cache_mode(b->ctx, cache ? SSL_SESS_CACHE_SERVER : SSL_SESS_CACHE_OFF);
+	SSL_CTX_set_timeout(b->ctx, TLS_TICKET_LIFETIME);
 	/* One ticket is what a SIP peer that comes back needs; each costs a record and an HMAC. */
 	SSL_CTX_set_num_tickets(b->ctx, 1);
 }

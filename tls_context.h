@@ -39,7 +39,7 @@ struct tls_context_input {
 	const struct cfg_group_tls *cfg;
 	const char *dir; /* directory that relative file names start from */
 	void (*prepare)(SSL_CTX *ctx);
-	const uint8_t *session_context; /* sessions made in another one are not resumed */
+	const uint8_t *session_context; /* with the certificate's names: where a session resumes */
 	size_t session_context_size;
 	SSL_CTX *store_from; /* has a CA store of the same settings; NULL: make one */
 	bool may_ask;        /* for passwords, on the terminal */

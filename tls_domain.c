@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "tls_domain.h"
 
+#include "tls_digest.h"
+
 #include <openssl/evp.h>
 
 #include <ctype.h>
@@ -34,7 +36,8 @@ struct builder {
 	const struct tls_domain_source *source;
 	struct tls_domain_set *set;
 	struct tls_report *report;
-	atomic_size_t next; /* domain that a thread builds next */
+	struct tls_digest_cache *digests; /* of the files that sessions depend on */
+	atomic_size_t next;               /* domain that a thread builds next */
 };
 
 /* ---- names ---- */
@@ -366,12 +369,30 @@ static void stamp_settings(struct stamper *stamp, const struct tls_domain *d)
 #undef TLS_S
 }
 
-/* What a session that is resumed was judged by: with other rules it must not be. */
-static void stamp_rules(struct stamper *stamp, const struct tls_domain *d)
+/* A file by what it contains, wherever it lies and however often it was written. */
+static bool stamp_content(struct stamper *stamp, struct tls_digest_cache *digests, const char *name)
+{
+	uint8_t digest[TLS_DIGEST_SIZE] = {0};
+	char *path = name ? tls_context_path(stamp->dir, name) : NULL;
+	bool ok = !name || (path && tls_digest_of(digests, path, digest));
+
+	EVP_DigestUpdate(stamp->md, digest, sizeof(digest));
+	free(path);
+	return ok;
+}
+
+/*
+ * What a session that is resumed was judged by: with other rules it must not be. Nothing here is of
+ * one machine only (addresses, names of files), so that others with the same rules agree.
+ */
+static bool stamp_rules(struct stamper *stamp, struct tls_digest_cache *digests,
+			const struct tls_domain *d)
 {
 	const struct tls_settings *s = &d->settings;
 
-	stamp_text(stamp, d->name);
+	EVP_DigestUpdate(stamp->md, &d->role, sizeof(d->role));
+	stamp_text(stamp, s->server_name);
+	EVP_DigestUpdate(stamp->md, &s->server_name_mode, sizeof(s->server_name_mode));
 	stamp_text(stamp, s->method);
 	stamp_text(stamp, s->cipher_list);
 	stamp_text(stamp, s->verify_client);
@@ -381,12 +402,8 @@ static void stamp_rules(struct stamper *stamp, const struct tls_domain *d)
 	EVP_DigestUpdate(stamp->md, &s->verify_certificate, sizeof(s->verify_certificate));
 	EVP_DigestUpdate(stamp->md, &s->require_certificate, sizeof(s->require_certificate));
 	EVP_DigestUpdate(stamp->md, &s->verify_depth, sizeof(s->verify_depth));
-	stamp_text(stamp, s->ca_list);
-	stamp_text(stamp, s->ca_path);
-	stamp_text(stamp, s->crl);
-	stamp_path(stamp, s->ca_list);
-	stamp_path(stamp, s->ca_path);
-	stamp_path(stamp, s->crl);
+	return stamp_content(stamp, digests, s->ca_list) &&
+	       stamp_content(stamp, digests, s->ca_path) && stamp_content(stamp, digests, s->crl);
 }
 
 static bool stamp_begin(struct stamper *stamp, const struct tls_domain_source *source)
@@ -403,17 +420,14 @@ static bool stamp_end(struct stamper *stamp, bool ok, uint8_t *digest)
 	return ok;
 }
 
-static bool make_rules_stamp(const struct tls_domain_source *source, const struct tls_domain *d,
-			     uint8_t *digest)
+static bool make_rules_stamp(const struct builder *b, const struct tls_domain *d, uint8_t *digest)
 {
+	const str *session_id = &b->source->cfg->session_id;
 	struct stamper stamp;
-	bool ok = stamp_begin(&stamp, source);
+	bool ok = stamp_begin(&stamp, b->source);
 
-	if (ok) {
-		EVP_DigestUpdate(stamp.md, source->cfg->session_id.s,
-				 (size_t)source->cfg->session_id.len);
-		stamp_rules(&stamp, d);
-	}
+	ok = ok && EVP_DigestUpdate(stamp.md, session_id->s, (size_t)session_id->len) &&
+	     stamp_rules(&stamp, b->digests, d);
 	return stamp_end(&stamp, ok, digest);
 }
 
@@ -427,7 +441,9 @@ static bool make_stamp(const struct tls_domain_source *source, const struct tls_
 
 	if (ok) {
 		stamp_settings(&stamp, d);
-		stamp_rules(&stamp, d);
+		stamp_path(&stamp, s->ca_list);
+		stamp_path(&stamp, s->ca_path);
+		stamp_path(&stamp, s->crl);
 		stamp_path(&stamp, s->certificate);
 		stamp_path(&stamp, s->private_key);
 		stamp_path(&stamp, s->certificate2);
@@ -498,7 +514,7 @@ static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d
 
 	if (base && base != d && base->ctx && tls_context_same_store(&d->settings, &base->settings))
 		input.store_from = base->ctx;
-	if (make_rules_stamp(b->source, d, rules))
+	if (make_rules_stamp(b, d, rules))
 		return tls_context_new(&input, report);
 	tls_report_error(report, "out of memory");
 	return NULL;
@@ -805,6 +821,24 @@ static void finish_domains(struct builder *b)
 	}
 }
 
+/* Keys of a file are read each time; generated ones go on from set to set. */
+static void build_tickets(struct builder *b)
+{
+	const str *name = &b->source->cfg->session_ticket_keys;
+	struct tls_ticket_keys *before = b->source->previous ? b->source->previous->tickets : NULL;
+	char *path = name->len > 0 ? tls_context_path(b->source->dir, name->s) : NULL;
+
+	if (path)
+		b->set->tickets = tls_ticket_keys_read(path, b->report);
+	else if (name->len <= 0 && before && tls_ticket_keys_generated(before))
+		b->set->tickets = tls_ticket_keys_ref(before);
+	else if (name->len <= 0)
+		b->set->tickets = tls_ticket_keys_new();
+	free(path);
+	if (!b->set->tickets && b->report->errors == 0)
+		tls_report_error(b->report, "out of memory");
+}
+
 static void build_set(struct builder *b)
 {
 	b->report->summary = TLS_SUMMARY_LOAD;
@@ -812,7 +846,8 @@ static void build_set(struct builder *b)
 		return;
 	b->report->summary = TLS_SUMMARY_FIX;
 	b->set->names = tls_map_new(b->set->count);
-	if (!b->set->names) {
+	b->digests = tls_digest_cache_new(3 * b->set->count);
+	if (!b->set->names || !b->digests) {
 		tls_report_error(b->report, "out of memory");
 		return;
 	}
@@ -822,6 +857,7 @@ static void build_set(struct builder *b)
 		check_socket(b, &b->set->domains[i]);
 	}
 	finish_domains(b);
+	build_tickets(b);
 	build_materials(b);
 	if (!b->report->errors)
 		build_index(b);
@@ -841,6 +877,7 @@ struct tls_domain_set *tls_domain_set_new(const struct tls_domain_source *source
 	}
 	atomic_init(&b.set->refs, 1);
 	build_set(&b);
+	tls_digest_cache_free(b.digests);
 	if (report->errors == 0)
 		return b.set;
 	tls_domain_set_unref(b.set);
@@ -864,6 +901,7 @@ void tls_domain_set_unref(struct tls_domain_set *set)
 	for (size_t i = 0; i < set->key_count; i++)
 		free(set->keys[i]);
 	free(set->keys);
+	tls_ticket_keys_unref(set->tickets);
 	tls_map_free(set->index);
 	tls_map_free(set->names);
 	tls_config_free(set->config);

@@ -12,6 +12,7 @@
 #include "tls_context.h"
 #include "tls_identity.h"
 #include "tls_map.h"
+#include "tls_ticket.h"
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -56,6 +57,7 @@ struct tls_domain_set {
 	struct tls_map *index;                              /* search keys to domains */
 	char **keys;                                        /* of the index */
 	size_t key_count;
+	struct tls_ticket_keys *tickets;
 	struct tls_config *config;      /* NULL: made of module parameters */
 	struct tls_settings parameters; /* then these */
 };

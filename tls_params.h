@@ -89,6 +89,8 @@
 	  "keep sessions of TLS 1.2 and older for resumption by session id")                       \
 	S(session_id, "session_id", "session_id", "tls.so", tls_param_check_session_id, RO,        \
 	  "context that a resumed session must have been made in")                                 \
+	S(session_ticket_keys, "session_ticket_keys", "session_ticket_keys", "", NULL, RO,         \
+	  "file of keys for session tickets that several machines share")                          \
 	S(xavp_cfg, "xavp_cfg", "xavp_cfg", "", NULL, RO,                                          \
 	  "name of the XAVP whose server_name and server_id are for the next connection")          \
 	I(send_close_notify, "send_close_notify", "send_close_notify", 1, 0, 1, RW,                \

@@ -194,6 +194,7 @@ static void rpc_info(rpc_t *rpc, void *ctx)
 	I(server_name_mode)                                                                        \
 	S(server_id)                                                                               \
 	I(refuse_unknown_name)                                                                     \
+	S(session_ticket_keys)                                                                     \
 	S(xavp_cfg)                                                                                \
 	I(send_timeout)                                                                            \
 	I(handshake_timeout)                                                                       \

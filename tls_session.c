@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* The part of a line about a failed connection that tells what a client offered. */
 #define OFFER_TEXT 400
@@ -168,6 +169,20 @@ static int check_identity(struct tls_session *s, X509 *cert, X509_STORE_CTX *sto
 	return 0;
 }
 
+/* No session outlives the certificate that it was made with, nor those of its chain. */
+static void limit_session(SSL *ssl, X509 *cert)
+{
+	SSL_SESSION *session = SSL_get_session(ssl);
+	int days = 0, seconds = 0;
+	int64_t left;
+
+	if (!session || !ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert)))
+		return;
+	left = (int64_t)days * 86400 + seconds;
+	if (left > 0 && left < SSL_SESSION_get_timeout(session))
+		SSL_SESSION_set_timeout(session, (long)left);
+}
+
 /* Keeps what a failure's log line will tell; optional_no_ca goes on nevertheless. */
 static int on_verify(int ok, X509_STORE_CTX *store)
 {
@@ -179,6 +194,8 @@ static int on_verify(int ok, X509_STORE_CTX *store)
 
 	if (!s)
 		return ok;
+	if (ok && cert)
+		limit_session(ssl, cert);
 	if (ok)
 		return depth == 0 && cert ? check_identity(s, cert, store) : 1;
 	tls_session_subject(cert, subject, sizeof(subject));
@@ -277,6 +294,84 @@ static int on_client_hello(SSL *ssl, int *alert, void *unused)
 	return SSL_CLIENT_HELLO_ERROR;
 }
 
+/* ---- tickets ---- */
+
+static int64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec;
+}
+
+/* OpenSSL wants keys for a ticket. 0: a full handshake. */
+static int on_ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
+			 tls_ticket_mac *mac, int seal)
+{
+	struct tls_session *s = session_of(ssl);
+	int result;
+
+	if (!s)
+		return 0;
+	result = seal ? tls_ticket_seal(s->set->tickets, now(), name, iv, cipher, mac)
+		      : tls_ticket_open(s->set->tickets, now(), name, iv, cipher, mac);
+	ERR_clear_error();
+	return result;
+}
+
+/* A new ticket says when the peer last proved by a full handshake who it is. */
+static int on_ticket_made(SSL *ssl, void *unused)
+{
+	SSL_SESSION *session = SSL_get_session(ssl);
+	int64_t born = time(NULL);
+	void *data;
+	size_t len;
+
+	(void)unused;
+	if (SSL_session_reused(ssl) && SSL_SESSION_get0_ticket_appdata(session, &data, &len) == 1 &&
+	    len == sizeof(born))
+		return 1; /* it has the former ticket's */
+	return SSL_SESSION_set1_ticket_appdata(session, &born, sizeof(born));
+}
+
+/* False if the session's peer has to prove again who it is. */
+static bool is_fresh(SSL_SESSION *session)
+{
+	const X509 *cert = SSL_SESSION_get0_peer(session);
+	int64_t born;
+	void *data;
+	size_t len;
+
+	if (SSL_SESSION_get0_ticket_appdata(session, &data, &len) != 1 || len != sizeof(born))
+		return false;
+	memcpy(&born, data, sizeof(born));
+	return time(NULL) - born < TLS_TICKET_MAX_AGE &&
+	       (!cert || X509_cmp_current_time(X509_get0_notAfter(cert)) > 0);
+}
+
+static SSL_TICKET_RETURN on_ticket_opened(SSL *ssl, SSL_SESSION *session, const unsigned char *name,
+					  size_t name_len, SSL_TICKET_STATUS status, void *unused)
+{
+	(void)ssl;
+	(void)name;
+	(void)name_len;
+	(void)unused;
+	if ((status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW) ||
+	    !is_fresh(session))
+		return SSL_TICKET_RETURN_IGNORE_RENEW;
+	return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW;
+}
+
+static void prepare_tickets(SSL_CTX *ctx)
+{
+#if TLS_HAVE_EVP_MAC
+	SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, on_ticket_key);
+#else
+	SSL_CTX_set_tlsext_ticket_key_cb(ctx, on_ticket_key);
+#endif
+	SSL_CTX_set_session_ticket_cb(ctx, on_ticket_made, on_ticket_opened, NULL);
+}
+
 void tls_session_prepare(SSL_CTX *ctx)
 {
 	CRYPTO_THREAD_run_once(&session_index_once, make_session_index);
@@ -285,6 +380,7 @@ void tls_session_prepare(SSL_CTX *ctx)
 	SSL_CTX_set_info_callback(ctx, on_info);
 	SSL_CTX_set_client_hello_cb(ctx, on_client_hello, NULL);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, on_verify);
+	prepare_tickets(ctx);
 }
 
 /* A domain to begin with, until the ClientHello tells the right one. */

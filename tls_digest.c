@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: ISC */
+#define _GNU_SOURCE
+#include "tls_digest.h"
+
+#include "tls_map.h"
+
+#include <openssl/evp.h>
+
+#include <dirent.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct entry {
+	struct entry *next;
+	uint8_t digest[TLS_DIGEST_SIZE];
+	char path[];
+};
+
+/* Owner: the one builder that made it. All members are guarded by lock. */
+struct tls_digest_cache {
+	pthread_mutex_t lock;
+	struct tls_map *by_path; /* to the entries */
+	struct entry *entries;
+};
+
+struct tls_digest_cache *tls_digest_cache_new(size_t count)
+{
+	struct tls_digest_cache *cache = calloc(1, sizeof(*cache));
+
+	if (!cache)
+		return NULL;
+	pthread_mutex_init(&cache->lock, NULL);
+	cache->by_path = tls_map_new(count);
+	if (cache->by_path)
+		return cache;
+	tls_digest_cache_free(cache);
+	return NULL;
+}
+
+void tls_digest_cache_free(struct tls_digest_cache *cache)
+{
+	struct entry *next;
+
+	if (!cache)
+		return;
+	for (struct entry *e = cache->entries; e; e = next) {
+		next = e->next;
+		free(e);
+	}
+	tls_map_free(cache->by_path);
+	pthread_mutex_destroy(&cache->lock);
+	free(cache);
+}
+
+static bool add_file(EVP_MD_CTX *md, const char *path)
+{
+	FILE *file = fopen(path, "re");
+	uint8_t buffer[16384];
+	bool ok = true;
+	size_t len;
+
+	if (!file)
+		return true;
+	while (ok && (len = fread(buffer, 1, sizeof(buffer), file)) > 0)
+		ok = EVP_DigestUpdate(md, buffer, len) == 1;
+	fclose(file);
+	return ok;
+}
+
+static bool digest_file(const char *path, uint8_t *digest)
+{
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 && add_file(md, path) &&
+		  EVP_DigestFinal_ex(md, digest, NULL) == 1;
+
+	EVP_MD_CTX_free(md);
+	return ok;
+}
+
+/* The same order on every machine, whatever its locale. */
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+	return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static int is_visible(const struct dirent *entry)
+{
+	return entry->d_name[0] != '.';
+}
+
+static bool add_entry(EVP_MD_CTX *md, const char *dir, const char *name)
+{
+	uint8_t digest[TLS_DIGEST_SIZE];
+	char path[4096];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return digest_file(path, digest) && EVP_DigestUpdate(md, name, strlen(name) + 1) == 1 &&
+	       EVP_DigestUpdate(md, digest, sizeof(digest)) == 1;
+}
+
+static bool digest_directory(const char *path, uint8_t *digest)
+{
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	struct dirent **entries = NULL;
+	int count = scandir(path, &entries, is_visible, by_name);
+	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1;
+
+	for (int i = 0; i < count; i++) {
+		ok = ok && add_entry(md, path, entries[i]->d_name);
+		free(entries[i]);
+	}
+	free(entries);
+	ok = ok && EVP_DigestFinal_ex(md, digest, NULL) == 1;
+	EVP_MD_CTX_free(md);
+	return ok;
+}
+
+static struct entry *entry_new(const char *path)
+{
+	size_t size = strlen(path) + 1;
+	struct entry *e = calloc(1, sizeof(*e) + size);
+	struct stat st;
+	bool ok;
+
+	if (!e)
+		return NULL;
+	memcpy(e->path, path, size);
+	ok = stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? digest_directory(path, e->digest)
+							 : digest_file(path, e->digest);
+	if (ok)
+		return e;
+	free(e);
+	return NULL;
+}
+
+/* Whoever wants a file that another thread reads would read it, too: so it waits. */
+bool tls_digest_of(struct tls_digest_cache *cache, const char *path,
+		   uint8_t digest[TLS_DIGEST_SIZE])
+{
+	struct entry *e;
+
+	pthread_mutex_lock(&cache->lock);
+	e = tls_map_get(cache->by_path, path);
+	if (!e && (e = entry_new(path))) {
+		e->next = cache->entries;
+		cache->entries = e;
+		tls_map_add(cache->by_path, e->path, e);
+	}
+	if (e)
+		memcpy(digest, e->digest, TLS_DIGEST_SIZE);
+	pthread_mutex_unlock(&cache->lock);
+	return e != NULL;
+}

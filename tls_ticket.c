@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: ISC */
+#include "tls_ticket.h"
+
+#include "tls_pem.h"
+
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
+#if TLS_HAVE_EVP_MAC
+#include <openssl/core_names.h>
+#endif
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CIPHER_KEY 32
+/* Key, blanks around it, the end of line, and more than fits a key, to tell that it is too long. */
+#define LINE_SIZE 512
+/* Generated keys that may be of use at one time: one for each TLS_TICKET_RENEW of their life. */
+#define GENERATED_KEYS (1 + (TLS_TICKET_LIFETIME + TLS_TICKET_RENEW - 1) / TLS_TICKET_RENEW + 1)
+
+struct key {
+	uint8_t name[TLS_TICKET_NAME];
+	uint8_t secret[TLS_TICKET_SECRET];
+	int64_t made; /* of generated ones: when they began to seal */
+};
+
+/* Owner: its references. Keys of a file never change; generated ones are guarded by lock. */
+struct tls_ticket_keys {
+	atomic_uint refs;
+	bool generated;
+	pthread_mutex_t lock;
+	unsigned count;
+	struct key keys[TLS_TICKET_MAX_KEYS]; /* the first seals */
+};
+
+_Static_assert(GENERATED_KEYS <= TLS_TICKET_MAX_KEYS, "room for generated keys");
+
+static struct tls_ticket_keys *keys_new(bool generated)
+{
+	struct tls_ticket_keys *keys = calloc(1, sizeof(*keys));
+
+	if (!keys)
+		return NULL;
+	atomic_init(&keys->refs, 1);
+	keys->generated = generated;
+	pthread_mutex_init(&keys->lock, NULL);
+	return keys;
+}
+
+struct tls_ticket_keys *tls_ticket_keys_ref(struct tls_ticket_keys *keys)
+{
+	atomic_fetch_add(&keys->refs, 1);
+	return keys;
+}
+
+void tls_ticket_keys_unref(struct tls_ticket_keys *keys)
+{
+	if (!keys || atomic_fetch_sub(&keys->refs, 1) != 1)
+		return;
+	pthread_mutex_destroy(&keys->lock);
+	OPENSSL_cleanse(keys, sizeof(*keys));
+	free(keys);
+}
+
+bool tls_ticket_keys_generated(const struct tls_ticket_keys *keys)
+{
+	return keys->generated;
+}
+
+/* ---- generated keys ---- */
+
+/* Puts a new key before the others, and wipes those whose tickets have all expired. */
+static bool renew(struct tls_ticket_keys *keys, int64_t now)
+{
+	struct key key = {.made = now};
+
+	if (RAND_bytes(key.name, sizeof(key.name)) != 1 ||
+	    RAND_priv_bytes(key.secret, sizeof(key.secret)) != 1)
+		return false;
+	if (keys->count == GENERATED_KEYS)
+		keys->count--;
+	memmove(&keys->keys[1], &keys->keys[0], keys->count * sizeof(key));
+	keys->keys[0] = key;
+	keys->count++;
+	OPENSSL_cleanse(&key, sizeof(key));
+	return true;
+}
+
+static void drop_old(struct tls_ticket_keys *keys, int64_t now)
+{
+	while (keys->count > 0 &&
+	       now - keys->keys[keys->count - 1].made >= TLS_TICKET_RENEW + TLS_TICKET_LIFETIME) {
+		keys->count--;
+		OPENSSL_cleanse(&keys->keys[keys->count], sizeof(keys->keys[0]));
+	}
+}
+
+struct tls_ticket_keys *tls_ticket_keys_new(void)
+{
+	return keys_new(true);
+}
+
+/* ---- a file's keys ---- */
+
+static int hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* The name is the same on each machine that has the key, and gives nothing of it away. */
+static bool name_key(struct key *key)
+{
+	static const char label[] = "session ticket key";
+	uint8_t input[sizeof(label) + TLS_TICKET_SECRET], digest[EVP_MAX_MD_SIZE];
+	bool ok;
+
+	memcpy(input, label, sizeof(label));
+	memcpy(input + sizeof(label), key->secret, sizeof(key->secret));
+	ok = EVP_Digest(input, sizeof(input), digest, NULL, EVP_sha256(), NULL) == 1;
+	memcpy(key->name, digest, sizeof(key->name));
+	OPENSSL_cleanse(input, sizeof(input));
+	return ok;
+}
+
+/* Reads the digits of one line into a key. Returns what is wrong with them, or NULL. */
+static const char *parse_key(const char *text, struct key *key)
+{
+	size_t len = strlen(text);
+	bool same = true;
+
+	if (len != 2 * sizeof(key->secret))
+		return "a key has 128 hex digits";
+	for (size_t i = 0; i < sizeof(key->secret); i++) {
+		int high = hex_value(text[2 * i]), low = hex_value(text[2 * i + 1]);
+
+		if (high < 0 || low < 0)
+			return "a key has hex digits only";
+		key->secret[i] = (uint8_t)(high << 4 | low);
+		same = same && key->secret[i] == key->secret[0];
+	}
+	if (same)
+		return "this is no random key";
+	return name_key(key) ? NULL : "its name cannot be computed";
+}
+
+static const char *add_key(struct tls_ticket_keys *keys, const char *text)
+{
+	struct key *key = &keys->keys[keys->count];
+	const char *problem;
+
+	if (keys->count == TLS_TICKET_MAX_KEYS)
+		return "there are more than 16 keys";
+	problem = parse_key(text, key);
+	for (unsigned i = 0; i < keys->count && !problem; i++)
+		if (memcmp(keys->keys[i].name, key->name, sizeof(key->name)) == 0)
+			problem = "this key stands in the file already";
+	if (!problem)
+		keys->count++;
+	return problem;
+}
+
+/* Cuts blanks at both ends off. */
+static char *trim(char *line)
+{
+	size_t len = strlen(line);
+
+	while (len > 0 && strchr(" \t\r\n", line[len - 1]))
+		line[--len] = '\0';
+	return line + strspn(line, " \t");
+}
+
+static void read_lines(struct tls_ticket_keys *keys, FILE *file, const char *path,
+		       struct tls_report *report)
+{
+	char line[LINE_SIZE];
+	unsigned number = 0;
+
+	while (fgets(line, sizeof(line), file)) {
+		bool cut = strlen(line) == sizeof(line) - 1 && !strchr(line, '\n');
+		char *text = trim(line);
+		const char *problem = NULL;
+
+		number++;
+		if (text[0] && text[0] != '#')
+			problem = cut ? "a key has 128 hex digits" : add_key(keys, text);
+		if (problem)
+			tls_report_error(report,
+					 "%s:%u: session_ticket_keys: %s, as 'openssl rand "
+					 "-hex 64' makes them",
+					 path, number, problem);
+		for (int c = cut ? 0 : '\n'; c != '\n' && c != EOF;)
+			c = fgetc(file);
+	}
+	if (ferror(file))
+		tls_report_error(report, "session_ticket_keys: cannot read file '%s': %s", path,
+				 strerror(errno));
+	OPENSSL_cleanse(line, sizeof(line));
+}
+
+struct tls_ticket_keys *tls_ticket_keys_read(const char *path, struct tls_report *report)
+{
+	struct tls_ticket_keys *keys = keys_new(false);
+	unsigned errors = report->errors;
+	FILE *file = fopen(path, "re");
+
+	if (!keys) {
+		tls_report_error(report, "out of memory");
+	} else if (!file) {
+		tls_report_error(report, "session_ticket_keys: cannot read file '%s': %s", path,
+				 strerror(errno));
+	} else {
+		setvbuf(file, NULL, _IONBF, 0); /* leaves no copy in a buffer */
+		read_lines(keys, file, path, report);
+		if (report->errors == errors && keys->count == 0)
+			tls_report_error(report, "session_ticket_keys: file '%s' contains no key",
+					 path);
+		if (tls_pem_others_can_read(path))
+			tls_report_warning(
+				report, "session_ticket_keys: file '%s' can be read by other users",
+				path);
+	}
+	if (file)
+		fclose(file);
+	if (report->errors == errors)
+		return keys;
+	tls_ticket_keys_unref(keys);
+	return NULL;
+}
+
+/* ---- use ---- */
+
+/* A copy of the key that seals. */
+static bool sealing_key(struct tls_ticket_keys *keys, int64_t now, struct key *key)
+{
+	bool ok = true;
+
+	pthread_mutex_lock(&keys->lock);
+	if (keys->generated && (keys->count == 0 || now - keys->keys[0].made >= TLS_TICKET_RENEW))
+		ok = renew(keys, now);
+	if (keys->generated)
+		drop_old(keys, now);
+	if (ok)
+		*key = keys->keys[0];
+	pthread_mutex_unlock(&keys->lock);
+	return ok;
+}
+
+/* A copy of the key of that name. Returns its number, or -1. */
+static int opening_key(struct tls_ticket_keys *keys, int64_t now, const uint8_t *name,
+		       struct key *key)
+{
+	int found = -1;
+
+	pthread_mutex_lock(&keys->lock);
+	if (keys->generated)
+		drop_old(keys, now);
+	for (unsigned i = 0; i < keys->count && found < 0; i++)
+		if (memcmp(keys->keys[i].name, name, TLS_TICKET_NAME) == 0)
+			found = (int)i;
+	if (found >= 0)
+		*key = keys->keys[found];
+	pthread_mutex_unlock(&keys->lock);
+	return found;
+}
+
+#if TLS_HAVE_EVP_MAC
+static bool init_mac(tls_ticket_mac *mac, const uint8_t *secret, size_t len)
+{
+	char digest[] = "SHA256";
+	OSSL_PARAM params[] = {
+		OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, (void *)secret, len),
+		OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+		OSSL_PARAM_construct_end(),
+	};
+
+	return EVP_MAC_CTX_set_params(mac, params) == 1;
+}
+#else
+static bool init_mac(tls_ticket_mac *mac, const uint8_t *secret, size_t len)
+{
+	return HMAC_Init_ex(mac, secret, (int)len, EVP_sha256(), NULL) == 1;
+}
+#endif
+
+int tls_ticket_seal(struct tls_ticket_keys *keys, int64_t now, uint8_t *name, uint8_t *iv,
+		    EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac)
+{
+	struct key key;
+	bool ok = sealing_key(keys, now, &key) && RAND_bytes(iv, EVP_MAX_IV_LENGTH) == 1;
+
+	if (!ok)
+		return -1;
+	memcpy(name, key.name, sizeof(key.name));
+	ok = EVP_EncryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.secret, iv) == 1 &&
+	     init_mac(mac, key.secret + CIPHER_KEY, sizeof(key.secret) - CIPHER_KEY);
+	OPENSSL_cleanse(&key, sizeof(key));
+	return ok ? 1 : -1;
+}
+
+int tls_ticket_open(struct tls_ticket_keys *keys, int64_t now, const uint8_t *name,
+		    const uint8_t *iv, EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac)
+{
+	struct key key;
+	int number = opening_key(keys, now, name, &key);
+	bool ok;
+
+	if (number < 0)
+		return 0;
+	ok = EVP_DecryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.secret, iv) == 1 &&
+	     init_mac(mac, key.secret + CIPHER_KEY, sizeof(key.secret) - CIPHER_KEY);
+	OPENSSL_cleanse(&key, sizeof(key));
+	if (!ok)
+		return -1;
+	return number == 0 ? 1 : 2;
+}
