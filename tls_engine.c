@@ -422,6 +422,24 @@ static unsigned processors(void)
 	return online > 0 ? (unsigned)online : 1;
 }
 
+/* Once, with the rights that are left. Returns -1 if it cannot be used. */
+static int open_keylog(struct tls_report *report)
+{
+	const struct cfg_group_tls *cfg = engine->cfg;
+	unsigned errors = report->errors;
+	char *path = NULL;
+
+	if (!(cfg->keylog_mode & TLS_KEYLOG_INIT))
+		return 0;
+	if (cfg->keylog_file.len > 0) {
+		path = tls_context_path(engine->dir, cfg->keylog_file.s);
+		if (!path)
+			tls_report_error(report, "out of memory");
+	}
+	tls_keylog_open(path, cfg->keylog_peer.s, report);
+	return report->errors > errors ? -1 : 0;
+}
+
 static struct tls_domain_set *build_domains(const char *name, struct tls_domain_set *previous,
 					    struct tls_report *report)
 {
@@ -449,6 +467,9 @@ static struct tls_domain_set *build_domains(const char *name, struct tls_domain_
 	/* Privileges go once the files that only root can read were read. */
 	if (set && !previous && engine->drop_privileges() != 0) {
 		tls_report_error(report, "the engine process cannot drop its privileges");
+		tls_domain_set_unref(set);
+		set = NULL;
+	} else if (set && !previous && open_keylog(report) != 0) {
 		tls_domain_set_unref(set);
 		set = NULL;
 	}
@@ -584,6 +605,19 @@ static void remember_suite(const struct tls_session_info *info)
 	pthread_mutex_unlock(&lock);
 }
 
+static void write_keylog(struct tls_engine_slot *slot)
+{
+	const struct tls_session_setup *setup = &slot->request.setup;
+	struct tls_engine_answer *answer = &slot->answer;
+
+	if (!answer->keylog[0])
+		return;
+	tls_keylog_write(slot->request.keylog, setup->role, &setup->remote, &setup->local,
+			 answer->keylog, answer->keylog_trouble);
+	if (!(slot->request.keylog & TLS_KEYLOG_LOG))
+		OPENSSL_cleanse(answer->keylog, sizeof(answer->keylog));
+}
+
 static void call_session(struct tls_engine_slot *slot, struct tls_session *session)
 {
 	struct tls_engine_answer *answer = &slot->answer;
@@ -599,6 +633,8 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 		.info = &answer->info,
 		.stream = &answer->stream,
 		.text = answer->text,
+		.keylog_mode = slot->request.keylog,
+		.keylog = answer->keylog,
 	};
 
 	if (slot->request.op == TLS_ENGINE_RUN)
@@ -612,6 +648,7 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 	answer->clear_len = (uint32_t)io.clear_len;
 	answer->cert_len = (uint32_t)io.cert_len;
 	answer->more = io.more;
+	write_keylog(slot);
 	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_HELD)
 		remember_suite(&answer->info);
 }
@@ -651,6 +688,7 @@ static void abandon(struct tls_engine_slot *slot, uint32_t over)
 	else if (slot->request.handle == 0 && slot->answer.handle)
 		table_remove(slot->answer.handle);
 	OPENSSL_cleanse(&slot->answer.stream, sizeof(slot->answer.stream));
+	OPENSSL_cleanse(slot->answer.keylog, sizeof(slot->answer.keylog));
 }
 
 static void reset_answer(struct tls_engine_answer *answer)
@@ -659,7 +697,7 @@ static void reset_answer(struct tls_engine_answer *answer)
 	answer->handle = answer->in_used = 0;
 	answer->out_len = answer->clear_len = answer->cert_len = answer->rows = 0;
 	answer->more = false;
-	answer->text[0] = '\0';
+	answer->text[0] = answer->keylog[0] = answer->keylog_trouble[0] = '\0';
 }
 
 static void serve(struct tls_engine_slot *slot)

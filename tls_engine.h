@@ -11,6 +11,7 @@
 #ifndef TLS_ENGINE_H
 #define TLS_ENGINE_H
 
+#include "tls_keylog.h"
 #include "tls_session.h"
 
 #define TLS_ENGINE_IN    (64 * 1024)
@@ -36,6 +37,7 @@ struct tls_engine_request {
 	uint32_t handle; /* of the session, 0 for a new one */
 	uint32_t in_len;
 	uint32_t first;                 /* of DOMAINS */
+	unsigned keylog;                /* tls_keylog_active() */
 	struct tls_session_setup setup; /* of a new session */
 };
 
@@ -65,6 +67,8 @@ struct tls_engine_answer {
 	struct tls_session_info info;
 	struct tls_stream stream; /* wipe it when it was taken */
 	char text[TLS_SESSION_TEXT];
+	char keylog[TLS_KEYLOG_TEXT]; /* lines for SER's log; wipe them when they were taken */
+	char keylog_trouble[TLS_KEYLOG_TROUBLE];
 };
 
 /*

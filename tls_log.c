@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_log.h"
 
+#include <openssl/crypto.h>
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,6 +37,19 @@ void tls_log_conn(int level, const struct tls_conn *conn, const char *event, con
 	    (conn->tcp->flags & F_CONN_PASSIVE) || conn->tcp->state == S_CONN_ACCEPT ? "server"
 										     : "client",
 	    detail);
+}
+
+void tls_log_keys(const struct tls_conn *conn, struct tls_engine_answer *answer)
+{
+	if (answer->keylog_trouble[0])
+		LM_ERR("tls: %s\n", answer->keylog_trouble);
+	if (!answer->keylog[0])
+		return;
+	for (char *line = answer->keylog, *end; (end = strchr(line, '\n')); line = end + 1) {
+		*end = '\0';
+		tls_log_conn(L_NOTICE, conn, "keylog", "%s", line);
+	}
+	OPENSSL_cleanse(answer->keylog, sizeof(answer->keylog));
 }
 
 void tls_log_report(const char *text)

@@ -14,6 +14,9 @@
 void tls_log_conn(int level, const struct tls_conn *conn, const char *event, const char *format,
 		  ...) __attribute__((format(printf, 4, 5)));
 
+/* Logs the lines of the key log that an answer of the engine holds, and wipes them. */
+void tls_log_keys(const struct tls_conn *conn, struct tls_engine_answer *answer);
+
 /* Logs what a report's text holds, each message at its level. */
 void tls_log_report(const char *text);
 

@@ -125,6 +125,7 @@ static int check_parameters(void)
 	struct tls_report report = {0};
 
 	tls_params_check(&default_tls_cfg, &report);
+	tls_keylog_check(&default_tls_cfg, &report);
 	return report_end(&report);
 }
 
@@ -167,6 +168,8 @@ static int mod_init(void)
 	if (check_parameters() != 0)
 		return -1;
 	warn_of_ignored();
+	if (tls_keylog_init() != 0)
+		return -1;
 	if (cfg_declare("tls", tls_cfg_def, &default_tls_cfg, cfg_sizeof(tls), &tls_cfg) != 0) {
 		LM_ERR("tls: cannot declare the configuration group\n");
 		return -1;

@@ -113,6 +113,12 @@
 	  "TLS 1.3 records sealed with one key before it is updated")                              \
 	I(key_password_mode, "key_password_mode", "key_password_mode", 0, 0, 1, RO,                \
 	  "1: ask for missing passwords of private keys on the terminal at start")                 \
+	I(keylog_mode, "keylog_mode", "keylog_mode", 0, 0, 2047, RW,                               \
+	  "sum of 1 (init), 2 (active), 4 (log), 8 (file), 16 (UDP peer), 1024 (filter)")          \
+	S(keylog_file, "keylog_file", "keylog_file", "", NULL, RO,                                 \
+	  "file that the keys of new connections are appended to")                                 \
+	S(keylog_peer, "keylog_peer", "keylog_peer", "", NULL, RO,                                 \
+	  "address:port that the keys of new connections are sent to by UDP")                      \
 	I(engine_threads, "engine_threads", "engine_threads", 0, 0, 256, RO,                       \
 	  "threads of the engine process, 0: one per processor")                                   \
 	I(engine_timeout, "engine_timeout", "engine_timeout", 5000, 100, 60000, RW,                \

@@ -228,6 +228,7 @@ static struct tls_engine_slot *ask_engine(struct tls_conn *conn, enum tls_engine
 	slot->request.op = op;
 	slot->request.handle = conn->handle;
 	slot->request.in_len = (uint32_t)len;
+	slot->request.keylog = tls_keylog_active();
 	slot->request.setup.role = conn->role;
 	if (conn->role == TLS_ROLE_CLIENT && !conn->handle)
 		tls_connect_fill(&slot->request.setup);
@@ -239,6 +240,7 @@ static struct tls_engine_slot *ask_engine(struct tls_conn *conn, enum tls_engine
 	if (tls_engine_call(slot, (unsigned)cfg_get(tls, tls_cfg, engine_timeout)) != 0)
 		return NULL;
 	conn->handle = slot->answer.handle;
+	tls_log_keys(conn, &slot->answer);
 	return slot;
 }
 

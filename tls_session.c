@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "tls_session.h"
 
+#include "tls_keylog.h"
 #include "tls_workaround.h"
 
 #include <arpa/inet.h>
@@ -24,7 +25,8 @@
 /* Owner: the engine's table. Used by one thread at a time. */
 struct tls_session {
 	SSL *ssl;
-	BIO *in, *out; /* owned by ssl */
+	BIO *in, *out;             /* owned by ssl */
+	struct tls_session_io *io; /* while it runs, else NULL */
 	struct tls_domain_set *set;
 	const struct tls_domain *domain;
 	struct tls_address local;
@@ -78,7 +80,8 @@ static size_t from_hex(const char *hex, uint8_t *to, size_t size)
 	return n;
 }
 
-/* The secrets of TLS 1.3 come out of OpenSSL as lines "LABEL client_random secret". */
+/* Secrets come out of OpenSSL as lines "LABEL client_random secret"; the ones of TLS 1.3 are needed
+ * in any case. */
 static void on_keylog(const SSL *ssl, const char *line)
 {
 	struct tls_session *s = session_of(ssl);
@@ -86,6 +89,8 @@ static void on_keylog(const SSL *ssl, const char *line)
 
 	if (!s || !hex)
 		return;
+	if (s->io && s->io->keylog_mode)
+		tls_keylog_add(s->io->keylog, s->io->keylog_mode, line);
 	if (strncmp(line, "CLIENT_TRAFFIC_SECRET_0 ", 24) == 0)
 		s->secret_len = from_hex(hex + 1, s->client_secret, sizeof(s->client_secret));
 	else if (strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24) == 0)
@@ -709,7 +714,7 @@ static enum tls_session_state session_finish(struct tls_session *s, struct tls_s
 	return session_read(s, io);
 }
 
-enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session_io *io)
+static enum tls_session_state session_run(struct tls_session *s, struct tls_session_io *io)
 {
 	int result, error;
 
@@ -730,6 +735,16 @@ enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session
 		return session_fail(s, io, error);
 	drain(s, io);
 	return TLS_SESSION_HANDSHAKE;
+}
+
+enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session_io *io)
+{
+	enum tls_session_state state;
+
+	s->io = io;
+	state = session_run(s, io);
+	s->io = NULL;
+	return state;
 }
 
 enum tls_session_state tls_session_write(struct tls_session *s, struct tls_session_io *io)

@@ -59,7 +59,9 @@ struct tls_session_io {
 	size_t clear_size, clear_len;
 	uint8_t *cert; /* the peer's certificate in DER, when the handshake is done */
 	size_t cert_size, cert_len;
-	bool more; /* call again, without input: a buffer was too small */
+	unsigned keylog_mode; /* TLS_KEYLOG_... bits, or 0: no lines */
+	char *keylog;         /* TLS_KEYLOG_TEXT bytes, lines are appended */
+	bool more;            /* call again, without input: a buffer was too small */
 	struct tls_session_info *info;
 	struct tls_stream *stream;
 	char *text; /* TLS_SESSION_TEXT bytes */
