@@ -76,11 +76,67 @@ void tls_conn_free(struct tls_conn *conn)
 		tls_conn_queue_pop(conn);
 	tls_blob_free(&conn->records);
 	tls_blob_free(&conn->clear);
-	tls_blob_free(&conn->peer_cert);
+	tls_cert_put(conn->own_cert);
+	tls_cert_put(conn->peer_cert);
+	tls_cert_chain_free(conn->chain);
 	if (conn->server_name)
 		shm_free(conn->server_name);
 	tls_stream_wipe(&conn->stream);
 	shm_free(conn);
+}
+
+/* Moves *at behind the next certificate; returns it with its length, or NULL at the end. */
+static const uint8_t *next_cert(const uint8_t **at, const uint8_t *end, size_t *len)
+{
+	const uint8_t *cert = *at + 4;
+
+	if (end - *at < 4)
+		return NULL;
+	*len = (size_t)(*at)[0] << 24 | (size_t)(*at)[1] << 16 | (size_t)(*at)[2] << 8 | (*at)[3];
+	if (*len > (size_t)(end - cert))
+		return NULL;
+	*at = cert + *len;
+	return cert;
+}
+
+/* The next certificate, *cert NULL if it is not there. Returns -1 without memory. */
+static int keep_cert(struct tls_cert **cert, const uint8_t **at, const uint8_t *end)
+{
+	size_t len;
+	const uint8_t *der = next_cert(at, end, &len);
+
+	if (!der || len == 0)
+		return 0;
+	*cert = tls_cert_get(der, len);
+	return *cert ? 0 : -1;
+}
+
+static int keep_chain(struct tls_conn *conn, const uint8_t *at, const uint8_t *end)
+{
+	uint32_t count = 0;
+	size_t len;
+
+	for (const uint8_t *p = at; next_cert(&p, end, &len);)
+		count++;
+	if (count == 0)
+		return 0;
+	conn->chain = tls_cert_chain_new(count);
+	if (!conn->chain)
+		return -1;
+	for (uint32_t i = 0; i < count; i++)
+		if (keep_cert(&conn->chain->cert[i], &at, end) != 0)
+			return -1;
+	return 0;
+}
+
+int tls_conn_keep_certs(struct tls_conn *conn, const uint8_t *list, size_t len)
+{
+	const uint8_t *end = list + len;
+
+	if (keep_cert(&conn->own_cert, &list, end) != 0 ||
+	    keep_cert(&conn->peer_cert, &list, end) != 0)
+		return -1;
+	return keep_chain(conn, list, end);
 }
 
 struct tls_blob *tls_blob_new(const uint8_t *data, size_t len)

@@ -8,10 +8,13 @@
 #ifndef TLS_CONN_H
 #define TLS_CONN_H
 
+#include "tls_cert.h"
 #include "tls_engine.h"
 
 #include "core/tcp_conn.h"
 #include "core/timer_ticks.h"
+
+#include <stdatomic.h>
 
 enum tls_conn_state {
 	TLS_CONN_NEW,       /* no byte has come or gone */
@@ -54,12 +57,17 @@ struct tls_conn {
 	ticks_t started;
 	int64_t created; /* seconds since 1970 */
 	struct tls_stream stream;
-	struct tls_blob *records;   /* of the peer: a part of one, or whole ones that must wait */
-	struct tls_blob *clear;     /* of the peer: found no room in the host's buffer yet */
-	struct tls_blob *queue;     /* for the peer: clear text, waits for the handshake */
-	uint32_t queued;            /* bytes in it */
-	struct tls_blob *peer_cert; /* DER */
-	char *server_name;          /* SNI, or NULL */
+	struct tls_blob *records; /* of the peer: a part of one, or whole ones that must wait */
+	struct tls_blob *clear;   /* of the peer: found no room in the host's buffer yet */
+	struct tls_blob *queue;   /* for the peer: clear text, waits for the handshake */
+	uint32_t queued;          /* bytes in it */
+	/* Filled in once, before told is set; then they never change, and whoever has a reference
+	 * to tcp may read them without a lock: version, suite, verify_result and their like, too.
+	 */
+	struct tls_cert *own_cert, *peer_cert;
+	struct tls_cert_chain *chain; /* what verified peer_cert, or NULL */
+	char *server_name;            /* SNI, or NULL */
+	atomic_bool told;             /* the handshake is done, and this is known */
 	struct tls_watch_link watch;
 };
 
@@ -78,6 +86,10 @@ int tls_conn_send_eof(struct tcp_connection *tcp);
 
 /* Frees everything, the engine's session too. NULL is fine. */
 void tls_conn_free(struct tls_conn *conn);
+
+/* Takes the certificates that an answer of the engine holds (struct tls_session_io). Returns 0, or
+ * -1 without memory; tls_conn_free() frees what there is. */
+int tls_conn_keep_certs(struct tls_conn *conn, const uint8_t *list, size_t len);
 
 /* Returns a copy of len bytes, or NULL without memory. */
 struct tls_blob *tls_blob_new(const uint8_t *data, size_t len);

@@ -40,6 +40,8 @@ enum slot_state {
 struct shared_suite {
 	_Atomic uint16_t suite; /* set last; 0 ends the table */
 	char name[TLS_SESSION_SUITE];
+	char cipher_name[TLS_SESSION_SUITE];
+	char description[TLS_SESSION_DESCRIPTION];
 };
 
 struct shared_domain {
@@ -163,6 +165,16 @@ static struct shared_suite *find_suite(uint16_t suite)
 const char *tls_engine_suite_name(uint16_t suite)
 {
 	return shared ? find_suite(suite)->name : "";
+}
+
+const char *tls_engine_cipher_name(uint16_t suite)
+{
+	return shared ? find_suite(suite)->cipher_name : "";
+}
+
+const char *tls_engine_cipher_description(uint16_t suite)
+{
+	return shared ? find_suite(suite)->description : "";
 }
 
 static void wake_engine(void)
@@ -600,6 +612,8 @@ static void remember_suite(const struct tls_session_info *info)
 	entry = find_suite(info->suite);
 	if (atomic_load(&entry->suite) == 0 && entry < &shared->suites[MAX_SUITES]) {
 		memcpy(entry->name, info->suite_name, sizeof(entry->name));
+		memcpy(entry->cipher_name, info->cipher_name, sizeof(entry->cipher_name));
+		memcpy(entry->description, info->description, sizeof(entry->description));
 		atomic_store(&entry->suite, info->suite);
 	}
 	pthread_mutex_unlock(&lock);

@@ -17,9 +17,9 @@
 #define TLS_ENGINE_IN    (64 * 1024)
 #define TLS_ENGINE_OUT   (72 * 1024) /* whatever TLS_ENGINE_IN bytes may become when sealed */
 #define TLS_ENGINE_CLEAR (64 * 1024)
-#define TLS_ENGINE_CERT                                                                            \
-	(100 * 1024) /* OpenSSL takes no longer chain (SSL_CTX_set_max_cert_list)                  \
-		      */
+/* A chain of the peer's, of which OpenSSL takes no more than 100 KB (SSL_CTX_set_max_cert_list),
+ * the root that it leads to and our own certificate. */
+#define TLS_ENGINE_CERT (192 * 1024)
 
 enum tls_engine_op {
 	TLS_ENGINE_LOAD = 1, /* build the domains from the file or directory that is named by in, or
@@ -142,8 +142,11 @@ const char *tls_engine_domain_name(uint32_t id);
 void tls_engine_domain_use(uint32_t id, int by);
 unsigned tls_engine_domain_users(uint32_t id);
 
-/* The name of a suite that a connection was told of, "" for others. Any process. */
+/* The name of a suite that a connection was told of, "" for others; and what OpenSSL calls it and
+ * how it describes it. Any process. */
 const char *tls_engine_suite_name(uint16_t suite);
+const char *tls_engine_cipher_name(uint16_t suite);
+const char *tls_engine_cipher_description(uint16_t suite);
 
 /* Unmaps the shared area. */
 void tls_engine_destroy(void);

@@ -3,18 +3,19 @@
  * What the host sees of the module: exports, and the order of its start. Nothing includes this
  * file's declarations; everything else is reached through the hooks and tables below.
  */
-#include "tls_connect.h"
+#include "tls_cert.h"
 #include "tls_engine.h"
+#include "tls_function.h"
 #include "tls_log.h"
 #include "tls_rpc.h"
 #include "tls_select.h"
 #include "tls_server.h"
+#include "tls_variable.h"
 #include "tls_watch.h"
 #include "tls_workaround.h"
 
 #include "core/daemonize.h"
 #include "core/globals.h"
-#include "core/mod_fix.h"
 #include "core/pt.h"
 #include "core/sr_module.h"
 #include "core/tls_hooks_init.h"
@@ -37,17 +38,9 @@ extern struct module_exports exports;
 int mod_register(char *path, int *dlflags, void *unused1, void *unused2);
 
 static int mod_init(void);
-static int is_peer_verified(struct sip_msg *msg, char *unused1, char *unused2);
-static int set_connect_server_id(struct sip_msg *msg, char *id, char *unused);
 static int engine_start(void);
+static void free_locks(void);
 static void module_end(void);
-
-static cmd_export_t commands[] = {
-	{"is_peer_verified", (cmd_function)is_peer_verified, 0, 0, 0, REQUEST_ROUTE},
-	{"tls_set_connect_server_id", (cmd_function)set_connect_server_id, 1, fixup_spve_null,
-	 fixup_free_spve_null, ANY_ROUTE},
-	{0},
-};
 
 #define TLS_I(field, param, cfg, def, lo, hi, rt, help)                                            \
 	{(char *)(param), PARAM_INT, &default_tls_cfg.field},
@@ -62,11 +55,12 @@ static param_export_t parameters[] = {TLS_ALL_PARAMS(TLS_I, TLS_S) TLS_PARAM_ALI
 struct module_exports exports = {
 	.name = "tls", /* other modules ask for this name */
 	.dlflags = DEFAULT_DLFLAGS,
-	.cmds = commands,
+	.cmds = tls_functions,
 	.params = parameters,
 	.rpc_methods = tls_rpc_methods,
+	.pv_items = tls_variables,
 	.init_mod_f = mod_init,
-	.destroy_mod_f = tls_watch_free_lock, /* before the host frees its connections */
+	.destroy_mod_f = free_locks, /* before the host frees its connections */
 };
 
 static struct tls_hooks hooks = {
@@ -94,6 +88,9 @@ int mod_register(char *path, int *dlflags, void *unused1, void *unused2)
 	(void)dlflags;
 	(void)unused1;
 	(void)unused2;
+	tls_variable_init();
+	if (tls_select_init() != 0 || sr_kemi_modules_add(tls_kemi_functions) != 0)
+		return -1;
 	tls_disable = 0;
 	result = register_tls_hooks(&hooks);
 	tls_disable = disabled;
@@ -174,7 +171,7 @@ static int mod_init(void)
 		LM_ERR("tls: cannot declare the configuration group\n");
 		return -1;
 	}
-	if (tls_conn_init() != 0) {
+	if (tls_conn_init() != 0 || tls_cert_init() != 0) {
 		LM_ERR("tls: out of shared memory\n");
 		return -1;
 	}
@@ -258,29 +255,17 @@ static int engine_start(void)
 	return load_domains();
 }
 
+static void free_locks(void)
+{
+	tls_watch_free_lock();
+	tls_cert_free_lock();
+}
+
 /* Hook destroy: after the last connection was freed. */
 static void module_end(void)
 {
 	tls_watch_destroy();
 	tls_conn_destroy();
+	tls_cert_destroy();
 	tls_engine_destroy();
-}
-
-static int is_peer_verified(struct sip_msg *msg, char *unused1, char *unused2)
-{
-	(void)unused1;
-	(void)unused2;
-	return tls_select_peer_verified(msg) ? 1 : -1;
-}
-
-static int set_connect_server_id(struct sip_msg *msg, char *id, char *unused)
-{
-	str text;
-
-	(void)unused;
-	if (fixup_get_svalue(msg, (gparam_t *)id, &text) != 0) {
-		LM_ERR("tls: tls_set_connect_server_id(): the parameter has no value\n");
-		return -1;
-	}
-	return tls_connect_set_server_id(&text) == 0 ? 1 : -1;
 }

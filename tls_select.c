@@ -1,38 +1,88 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_select.h"
 
-#include "tls_conn.h"
+#include "tls_attribute.h"
 
 #include "core/dprint.h"
+#include "core/select.h"
 
-/* The connection that a message came in on, with a reference to give back; NULL if it was no TLS
- * connection or is gone. */
-static struct tcp_connection *connection_of(const struct sip_msg *msg)
+/* Most words of a select: tls, peer, subject, cn. */
+#define MAX_WORDS 8
+
+/* Where a resolved select has its code and index: in place of its words. */
+enum {
+	PARAM_CODE,
+	PARAM_INDEX,
+	PARAMS_USED,
+};
+
+/* Splits a select into the words behind "tls" and the index at its end. Returns the number of
+ * words, or -1 if it has another form. */
+static int split(const select_t *s, str *words, int *index, bool *has_index)
 {
-	struct tcp_connection *c;
+	int count = s->n - 1;
 
-	if (msg->rcv.proto != PROTO_TLS && msg->rcv.proto != PROTO_WSS)
-		return NULL;
-	c = tcpconn_get(msg->rcv.proto_reserved1, NULL, 0, NULL, 0);
-	if (c && (c->type == PROTO_TLS || c->type == PROTO_WSS) && c->extra_data)
-		return c;
-	if (c)
-		tls_conn_put(c);
-	return NULL;
+	*index = 0;
+	*has_index = count > 0 && s->params[s->n - 1].type == SEL_PARAM_INT;
+	if (*has_index)
+		*index = s->params[--count + 1].v.i;
+	if (count > MAX_WORDS)
+		return -1;
+	for (int i = 0; i < count; i++) {
+		if (s->params[i + 1].type != SEL_PARAM_STR)
+			return -1;
+		words[i] = s->params[i + 1].v.s;
+	}
+	return count;
 }
 
-bool tls_select_peer_verified(const struct sip_msg *msg)
+static bool fits(int code, bool has_index)
 {
-	struct tcp_connection *c = connection_of(msg);
-	struct tls_conn *conn;
-	bool verified;
+	enum tls_attribute_index indexing = tls_attribute_indexing(code);
 
-	if (!c)
-		return false;
-	conn = c->extra_data;
-	lock_get(&c->write_lock);
-	verified = conn->verified;
-	lock_release(&c->write_lock);
-	tls_conn_put(c);
-	return verified;
+	return has_index ? indexing != TLS_ATTRIBUTE_SINGLE : indexing != TLS_ATTRIBUTE_MUST_INDEX;
+}
+
+/* When the host resolves a select, once. */
+static int resolve(select_t *s)
+{
+	str words[MAX_WORDS];
+	bool has_index;
+	int index;
+	int count = split(s, words, &index, &has_index);
+	int code = count < 0 ? -1 : tls_attribute_of_select(words, (size_t)count);
+
+	if (code < 0 || !fits(code, has_index)) {
+		LM_ERR("tls: there is no such select of tls\n");
+		return -1;
+	}
+	/* The host has room for more parameters than any select has. */
+	s->params[PARAM_CODE] = (select_param_t){SEL_PARAM_INT, {.i = code}};
+	s->params[PARAM_INDEX] = (select_param_t){SEL_PARAM_INT, {.i = index}};
+	if (s->n < PARAMS_USED)
+		s->n = PARAMS_USED;
+	return 0;
+}
+
+static int select_tls(str *result, select_t *s, struct sip_msg *msg)
+{
+	struct tls_attribute_value value;
+
+	if (!result)
+		return resolve(s);
+	if (tls_attribute_get(msg, s->params[PARAM_CODE].v.i, s->params[PARAM_INDEX].v.i, &value) !=
+	    0)
+		return 1;
+	*result = value.text;
+	return 0;
+}
+
+int tls_select_init(void)
+{
+	static select_row_t rows[] = {
+		{NULL, SEL_PARAM_STR, STR_STATIC_INIT("tls"), select_tls, CONSUME_ALL | FIXUP_CALL},
+		{NULL, SEL_PARAM_INT, STR_NULL, NULL, 0},
+	};
+
+	return register_select_table(rows);
 }

@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: ISC */
-/* What routes can ask of the connection that a message came in on. */
+/* The selects: @tls, @tls.peer.subject.cn and the others of doc/selects.md. */
 #ifndef TLS_SELECT_H
 #define TLS_SELECT_H
 
-#include "core/parser/msg_parser.h"
-
-#include <stdbool.h>
-
-/* True if the message came over TLS (or WSS) from a peer that showed a certificate whose
- * chain verified. */
-bool tls_select_peer_verified(const struct sip_msg *msg);
+/* Makes them known to the host. Before its configuration is read. Returns 0 or -1. */
+int tls_select_init(void);
 
 #endif

@@ -288,12 +288,9 @@ static int conn_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
 {
 	const struct tls_session_info *info = &slot->answer.info;
 
-	if (slot->answer.cert_len > 0) {
-		conn->peer_cert = tls_blob_new(slot->cert, slot->answer.cert_len);
-		if (!conn->peer_cert) {
-			tls_stream_wipe(&slot->answer.stream);
-			return -1;
-		}
+	if (tls_conn_keep_certs(conn, slot->cert, slot->answer.cert_len) != 0) {
+		tls_stream_wipe(&slot->answer.stream);
+		return -1;
 	}
 	conn->server_name = shm_copy(info->server_name);
 	conn->domain_id = info->domain_id;
@@ -313,6 +310,7 @@ static int conn_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
 	} else {
 		conn->state = TLS_CONN_HELD;
 	}
+	atomic_store(&conn->told, true);
 	tls_watch_remove(conn);
 	log_established(conn, info);
 	return 0;

@@ -42,6 +42,7 @@ struct tls_session {
 	char server_name[TLS_SESSION_NAME];
 	char offer[OFFER_TEXT];
 	bool no_domain;           /* no section fits what the client asks for */
+	bool revoked;             /* a certificate of the peer's chain */
 	char bad_cert[CERT_TEXT]; /* what is wrong with the peer's certificate */
 };
 
@@ -203,6 +204,10 @@ static int on_verify(int ok, X509_STORE_CTX *store)
 		limit_session(ssl, cert);
 	if (ok)
 		return depth == 0 && cert ? check_identity(s, cert, store) : 1;
+	/* The last problem is what is kept, and no later one may hide this. */
+	s->revoked |= X509_STORE_CTX_get_error(store) == X509_V_ERR_CERT_REVOKED;
+	if (s->revoked)
+		X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REVOKED);
 	tls_session_subject(cert, subject, sizeof(subject));
 	s->bad_cert[0] = '\0';
 	text_add(s->bad_cert, sizeof(s->bad_cert), " cert=\"%s\" depth=%d", subject, depth);
@@ -642,20 +647,56 @@ static bool hand_over(struct tls_session *s, struct tls_session_io *io)
 	return true;
 }
 
-static void fill_peer(struct tls_session *s, struct tls_session_io *io)
+/* Appends a certificate, or a length of 0 for NULL. Returns false if there is no room for it. */
+static bool add_cert(struct tls_session_io *io, X509 *cert)
 {
-	X509 *cert = SSL_get_peer_certificate(s->ssl);
 	int len = cert ? i2d_X509(cert, NULL) : 0;
+	uint8_t *to = io->cert + io->cert_len;
 
-	io->info->has_peer_cert = cert != NULL;
+	if (len < 0 || io->cert_len + 4 + (size_t)len > io->cert_size)
+		return false;
+	for (int shift = 24; shift >= 0; shift -= 8)
+		*to++ = (uint8_t)(len >> shift);
+	if (cert)
+		i2d_X509(cert, &to);
+	io->cert_len += 4 + (size_t)len;
+	return true;
+}
+
+/* A resumed session has no chain: it was not verified again. */
+static void add_chain(struct tls_session *s, struct tls_session_io *io)
+{
+	const STACK_OF(X509) *chain = SSL_get0_verified_chain(s->ssl);
+	size_t start = io->cert_len;
+
+	for (int i = 1; i < sk_X509_num(chain); i++)
+		if (!add_cert(io, sk_X509_value(chain, i))) {
+			io->cert_len = start; /* a part of it could be taken for the whole */
+			return;
+		}
+}
+
+static void fill_certs(struct tls_session *s, struct tls_session_io *io)
+{
+	X509 *peer = SSL_get_peer_certificate(s->ssl);
+
+	io->info->has_peer_cert = peer != NULL;
 	io->info->verify_result = SSL_get_verify_result(s->ssl);
-	io->info->verified = cert && io->info->verify_result == X509_V_OK;
-	if (len > 0 && (size_t)len <= io->cert_size) {
-		uint8_t *to = io->cert;
+	io->info->verified = peer && io->info->verify_result == X509_V_OK;
+	if (!add_cert(io, SSL_get_certificate(s->ssl)))
+		add_cert(io, NULL);
+	if (add_cert(io, peer) && io->info->verified)
+		add_chain(s, io);
+	X509_free(peer);
+}
 
-		io->cert_len = (size_t)i2d_X509(cert, &to);
-	}
-	X509_free(cert);
+/* OpenSSL ends the text with a line feed. */
+static void describe_suite(const SSL_CIPHER *cipher, struct tls_session_info *info)
+{
+	if (!SSL_CIPHER_description(cipher, info->description, sizeof(info->description)))
+		info->description[0] = '\0';
+	info->description[strcspn(info->description, "\n")] = '\0';
+	snprintf(info->cipher_name, sizeof(info->cipher_name), "%s", SSL_CIPHER_get_name(cipher));
 }
 
 static void fill_info(struct tls_session *s, struct tls_session_io *io)
@@ -673,7 +714,8 @@ static void fill_info(struct tls_session *s, struct tls_session_io *io)
 						  : SSL_CIPHER_get_name(cipher));
 	snprintf(info->server_name, sizeof(info->server_name), "%s", s->server_name);
 	info->domain_id = s->domain->ident->id;
-	fill_peer(s, io);
+	describe_suite(cipher, info);
+	fill_certs(s, io);
 }
 
 /* Reads what there is of a held connection, or notes that the peer is done. */

@@ -13,9 +13,10 @@
 #include "tls_domain.h"
 #include "tls_stream.h"
 
-#define TLS_SESSION_NAME  256  /* longest host name (RFC 1035: 253) and its NUL */
-#define TLS_SESSION_TEXT  1024 /* room for what is told of a failed connection */
-#define TLS_SESSION_SUITE 48   /* longest suite name and its NUL */
+#define TLS_SESSION_NAME        256  /* longest host name (RFC 1035: 253) and its NUL */
+#define TLS_SESSION_TEXT        1024 /* room for what is told of a failed connection */
+#define TLS_SESSION_SUITE       48   /* longest suite name and its NUL */
+#define TLS_SESSION_DESCRIPTION 128  /* longest description of a suite and its NUL */
 
 /* Where a connection stands after a call. */
 enum tls_session_state {
@@ -37,7 +38,9 @@ struct tls_session_info {
 	long verify_result; /* X509_V_... */
 	uint32_t domain_id; /* of its domain, for counting, or 0 */
 	char suite_name[TLS_SESSION_SUITE];
-	char server_name[TLS_SESSION_NAME]; /* SNI, or "" */
+	char cipher_name[TLS_SESSION_SUITE];       /* as OpenSSL calls the suite */
+	char description[TLS_SESSION_DESCRIPTION]; /* OpenSSL's, of the suite */
+	char server_name[TLS_SESSION_NAME];        /* SNI, or "" */
 };
 
 /* What starts a session. Plain data: crosses a process. */
@@ -57,7 +60,10 @@ struct tls_session_io {
 	size_t out_size, out_len;
 	uint8_t *clear; /* clear text of a held connection */
 	size_t clear_size, clear_len;
-	uint8_t *cert; /* the peer's certificate in DER, when the handshake is done */
+	/* When the handshake is done: our certificate, the peer's, and what verified that, from its
+	 * issuer on; each is DER after its length in 4 bytes, which are 0 for one that is not
+	 * there. */
+	uint8_t *cert;
 	size_t cert_size, cert_len;
 	unsigned keylog_mode; /* TLS_KEYLOG_... bits, or 0: no lines */
 	char *keylog;         /* TLS_KEYLOG_TEXT bytes, lines are appended */
