@@ -12,7 +12,6 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -288,7 +287,7 @@ static char *credential_password(struct build *b, const struct credential *c)
 		snprintf(why, sizeof(why), "out of memory");
 	if (!password) {
 		say(b, tls_report_error, c->password_place, c->password_name, why);
-	} else if (tls_pem_others_can_read(path)) {
+	} else if (tls_file_others_can_read(path)) {
 		snprintf(why, sizeof(why), "password file '%s' can be read by other users", path);
 		say(b, tls_report_warning, c->password_place, c->password_name, why);
 	}
@@ -309,7 +308,7 @@ static EVP_PKEY *credential_key(struct build *b, const struct credential *c)
 
 	if (!key && has_password)
 		say(b, tls_report_error, place, name, why);
-	if (key && tls_pem_others_can_read(path)) {
+	if (key && tls_file_others_can_read(path)) {
 		snprintf(why, sizeof(why), "private key file '%s' can be read by other users",
 			 path);
 		say(b, tls_report_warning, place, name, why);
@@ -485,14 +484,15 @@ static void build_ca_list(struct build *b, const char *path)
 
 static void build_ca_path(struct build *b, const char *path)
 {
+	char why[TLS_PEM_WHY];
 	struct stat st;
 
 	if (!path)
 		SAY_ERROR(b, ca_path, "out of memory");
-	else if (stat(path, &st) != 0)
-		SAY_ERROR(b, ca_path, "directory '%s': %s", path, strerror(errno));
-	else if (!S_ISDIR(st.st_mode))
+	else if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
 		SAY_ERROR(b, ca_path, "'%s' is not a directory", path);
+	else if (tls_pem_check_hashed(path, why) != 0)
+		SAY_ERROR(b, ca_path, "%s", why);
 	else if (SSL_CTX_load_verify_locations(b->ctx, NULL, path) != 1)
 		SAY_ERROR(b, ca_path, "directory '%s': %s", path, tls_pem_openssl_reason());
 }

@@ -12,12 +12,10 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define PASSWORD_SIZE 1024
 
@@ -30,45 +28,25 @@ const char *tls_pem_openssl_reason(void)
 	return reason ? reason : "unknown OpenSSL error";
 }
 
-bool tls_pem_others_can_read(const char *path)
+/* A BIO over the content of a file, which is the caller's to free after it. */
+static BIO *open_file(const char *path, struct tls_file *file, char *why)
 {
-	struct stat st;
+	BIO *bio;
 
-	return stat(path, &st) == 0 && (st.st_mode & S_IROTH);
-}
-
-/* Neither waits for whoever may write to a pipe, nor reads from a device that never ends. */
-static FILE *open_regular(const char *path, char *why)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	FILE *file = NULL;
-	struct stat st;
-
-	if (fd < 0 || fstat(fd, &st) != 0)
-		snprintf(why, TLS_PEM_WHY, "cannot read file '%s': %s", path, strerror(errno));
-	else if (S_ISDIR(st.st_mode))
-		snprintf(why, TLS_PEM_WHY, "'%s' is a directory, not a file", path);
-	else if (!S_ISREG(st.st_mode))
-		snprintf(why, TLS_PEM_WHY, "'%s' is not a regular file", path);
-	else if (st.st_size == 0)
-		snprintf(why, TLS_PEM_WHY, "file '%s' is empty", path);
-	else if (!(file = fdopen(fd, "r")))
-		snprintf(why, TLS_PEM_WHY, "file '%s': %s", path, strerror(errno));
-	if (fd >= 0 && !file)
-		close(fd);
-	return file;
-}
-
-static BIO *open_file(const char *path, char *why)
-{
-	FILE *file = open_regular(path, why);
-	BIO *bio = file ? BIO_new_fp(file, BIO_CLOSE) : NULL;
-
-	if (file && !bio) {
+	if (tls_file_read(path, file, why) != 0)
+		return NULL;
+	bio = BIO_new_mem_buf(file->data, (int)file->size);
+	if (!bio) {
 		snprintf(why, TLS_PEM_WHY, "out of memory");
-		fclose(file);
+		tls_file_free(file);
 	}
 	return bio;
+}
+
+static void close_file(BIO *bio, struct tls_file *file)
+{
+	BIO_free(bio);
+	tls_file_free(file);
 }
 
 /* True when reading stopped because no further object stands in the file. */
@@ -77,23 +55,40 @@ static bool at_end(void)
 	return ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
 }
 
-STACK_OF(X509) * tls_pem_certificates(const char *path, char *why)
+/* Reads certificates until there is no further one. Returns false without memory. */
+static bool read_certificates(BIO *bio, STACK_OF(X509) * certs)
 {
-	BIO *bio = open_file(path, why);
-	STACK_OF(X509) *certs = bio ? sk_X509_new_null() : NULL;
 	X509 *cert;
 
-	if (certs) {
-		ERR_clear_error();
-		while ((cert = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL)))
-			sk_X509_push(certs, cert);
+	ERR_clear_error();
+	while ((cert = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL))) {
+		if (sk_X509_push(certs, cert) > 0)
+			continue;
+		X509_free(cert);
+		return false;
 	}
-	BIO_free(bio);
-	if (!certs || (at_end() && sk_X509_num(certs) > 0)) {
+	return true;
+}
+
+STACK_OF(X509) * tls_pem_certificates(const char *path, char *why)
+{
+	struct tls_file file;
+	BIO *bio = open_file(path, &file, why);
+	STACK_OF(X509) * certs;
+	bool complete;
+
+	if (!bio)
+		return NULL;
+	certs = sk_X509_new_null();
+	complete = certs && read_certificates(bio, certs);
+	close_file(bio, &file);
+	if (complete && at_end() && sk_X509_num(certs) > 0) {
 		ERR_clear_error();
 		return certs;
 	}
-	if (at_end())
+	if (!complete)
+		snprintf(why, TLS_PEM_WHY, "out of memory");
+	else if (at_end())
 		snprintf(why, TLS_PEM_WHY, "file '%s' contains no certificate in PEM", path);
 	else
 		snprintf(why, TLS_PEM_WHY, "file '%s': certificate %d is broken: %s", path,
@@ -177,13 +172,16 @@ static EVP_PKEY *read_plain_key(BIO *bio, bool *has_key)
 	long len = 0;
 
 	*has_key = false;
-	while (!*has_key && PEM_read_bio(bio, &name, &header, &der, &len)) {
+	/* The flag for the secure heap has every buffer wiped, whether there is such a heap or not.
+	 */
+	while (!*has_key && PEM_read_bio_ex(bio, &name, &header, &der, &len,
+					    PEM_FLAG_SECURE | PEM_FLAG_EAY_COMPATIBLE)) {
 		*has_key = strstr(name, "PRIVATE KEY") != NULL;
 		if (strcmp(name, PEM_STRING_PKCS8INF) == 0)
 			key = decode_plain_key(der, (size_t)len);
-		OPENSSL_free(name);
-		OPENSSL_free(header);
-		OPENSSL_clear_free(der, (size_t)len);
+		OPENSSL_secure_free(name);
+		OPENSSL_secure_free(header);
+		OPENSSL_secure_clear_free(der, (size_t)len);
 	}
 	ERR_clear_error();
 	return key;
@@ -192,16 +190,17 @@ static EVP_PKEY *read_plain_key(BIO *bio, bool *has_key)
 EVP_PKEY *tls_pem_key(const char *path, const struct tls_pem_password *password, char *why)
 {
 	struct asking asking = {password, path, false};
-	BIO *bio = open_file(path, why);
+	struct tls_file file;
+	BIO *bio = open_file(path, &file, why);
 	bool has_key;
 	EVP_PKEY *key;
 
 	if (!bio)
 		return NULL;
 	key = read_plain_key(bio, &has_key);
-	if (!key && has_key && BIO_seek(bio, 0) == 0)
+	if (!key && has_key && BIO_reset(bio) == 1)
 		key = PEM_read_bio_PrivateKey(bio, NULL, give_password, &asking);
-	BIO_free(bio);
+	close_file(bio, &file);
 	if (!key && asking.encrypted)
 		snprintf(why, TLS_PEM_WHY, "the private key in file '%s' is encrypted and %s", path,
 			 password->text || password->may_ask ? "the password is wrong"
@@ -216,21 +215,37 @@ EVP_PKEY *tls_pem_key(const char *path, const struct tls_pem_password *password,
 	return key;
 }
 
-static int crls_of_file(const char *path, X509_STORE *store, char *why)
+/* Adds the lists that stand in a file. Returns their number, or -1 without memory. */
+static int add_crls(BIO *bio, X509_STORE *store)
 {
-	BIO *bio = open_file(path, why);
 	X509_CRL *crl;
 	int count = 0;
 
-	if (!bio)
-		return -1;
 	ERR_clear_error();
 	while ((crl = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL))) {
-		count += X509_STORE_add_crl(store, crl) == 1;
+		bool added = X509_STORE_add_crl(store, crl) == 1;
+
 		X509_CRL_free(crl);
+		if (!added)
+			return -1;
+		count++;
 	}
-	BIO_free(bio);
-	if (!at_end() || count == 0) {
+	return count;
+}
+
+static int crls_of_file(const char *path, X509_STORE *store, char *why)
+{
+	struct tls_file file;
+	BIO *bio = open_file(path, &file, why);
+	int count;
+
+	if (!bio)
+		return -1;
+	count = add_crls(bio, store);
+	close_file(bio, &file);
+	if (count < 0)
+		snprintf(why, TLS_PEM_WHY, "file '%s': out of memory", path);
+	else if (!at_end() || count == 0) {
 		snprintf(why, TLS_PEM_WHY, "file '%s' %s", path,
 			 at_end() ? "contains no CRL in PEM" : "contains a broken CRL");
 		count = -1;
@@ -239,16 +254,25 @@ static int crls_of_file(const char *path, X509_STORE *store, char *why)
 	return count;
 }
 
-static int crls_of_directory(const char *path, X509_STORE *store, char *why)
+static DIR *open_directory(const char *path, char *why)
 {
 	DIR *dir = opendir(path);
+	char reason[256];
+
+	if (!dir)
+		snprintf(why, TLS_PEM_WHY, "cannot read directory '%s': %s", path,
+			 tls_file_reason(errno, reason, sizeof(reason)));
+	return dir;
+}
+
+static int crls_of_directory(const char *path, X509_STORE *store, char *why)
+{
+	DIR *dir = open_directory(path, why);
 	const struct dirent *entry;
 	int total = 0, count = 0;
 
-	if (!dir) {
-		snprintf(why, TLS_PEM_WHY, "directory '%s': %s", path, strerror(errno));
+	if (!dir)
 		return -1;
-	}
 	while (count >= 0 && (entry = readdir(dir))) {
 		char name[4096];
 		struct stat st;
@@ -267,6 +291,38 @@ static int crls_of_directory(const char *path, X509_STORE *store, char *why)
 	return total > 0 ? total : -1;
 }
 
+/* Like 5ed36f99.0, a certificate, or 5ed36f99.r0, a revocation list. */
+static bool is_hashed_name(const char *name)
+{
+	if (strspn(name, "0123456789abcdef") != 8 || name[8] != '.')
+		return false;
+	name += name[9] == 'r' ? 10 : 9;
+	return *name && name[strspn(name, "0123456789")] == '\0';
+}
+
+int tls_pem_check_hashed(const char *path, char *why)
+{
+	DIR *dir = open_directory(path, why);
+	const struct dirent *entry;
+	int result = 0;
+
+	if (!dir)
+		return -1;
+	while (result == 0 && (entry = readdir(dir))) {
+		char name[4096];
+		struct stat st;
+
+		snprintf(name, sizeof(name), "%s/%s", path, entry->d_name);
+		if (!is_hashed_name(entry->d_name) || stat(name, &st) != 0 || S_ISREG(st.st_mode))
+			continue;
+		snprintf(why, TLS_PEM_WHY, "directory '%s': '%s' is not a regular file", path,
+			 entry->d_name);
+		result = -1;
+	}
+	closedir(dir);
+	return result;
+}
+
 int tls_pem_crls(const char *path, X509_STORE *store, char *why)
 {
 	struct stat st;
@@ -277,21 +333,19 @@ int tls_pem_crls(const char *path, X509_STORE *store, char *why)
 
 char *tls_pem_password_file(const char *path, char *why)
 {
-	FILE *file = open_regular(path, why);
-	char line[PASSWORD_SIZE], *password = NULL;
+	struct tls_file file;
+	char *password = NULL;
+	size_t len;
 
-	if (!file)
+	if (tls_file_read(path, &file, why) != 0)
 		return NULL;
-	setvbuf(file, NULL, _IONBF, 0); /* leaves no copy in a buffer */
-	if (!fgets(line, sizeof(line), file) || line[0] == '\n')
+	len = strcspn(file.data, "\r\n");
+	if (len == 0)
 		snprintf(why, TLS_PEM_WHY, "password file '%s' is empty", path);
-	else if (!strchr(line, '\n') && strlen(line) == sizeof(line) - 1)
+	else if (len >= PASSWORD_SIZE)
 		snprintf(why, TLS_PEM_WHY, "password file '%s': the password is too long", path);
-	else {
-		line[strcspn(line, "\r\n")] = '\0';
-		password = strdup(line);
-	}
-	OPENSSL_cleanse(line, sizeof(line));
-	fclose(file);
+	else if (!(password = strndup(file.data, len)))
+		snprintf(why, TLS_PEM_WHY, "out of memory");
+	tls_file_free(&file);
 	return password;
 }

@@ -6,11 +6,13 @@
 #ifndef TLS_PEM_H
 #define TLS_PEM_H
 
+#include "tls_file.h"
+
 #include <openssl/x509.h>
 
 #include <stdbool.h>
 
-#define TLS_PEM_WHY 512
+#define TLS_PEM_WHY TLS_FILE_WHY
 
 /* Where the password of an encrypted key comes from: the text, else the terminal if allowed. */
 struct tls_pem_password {
@@ -28,11 +30,12 @@ EVP_PKEY *tls_pem_key(const char *path, const struct tls_pem_password *password,
  * number, at least one, or -1. */
 int tls_pem_crls(const char *path, X509_STORE *store, char *why);
 
+/* Checks a directory whose files OpenSSL opens, by their hashed names, when it needs one: it would
+ * wait for a pipe. Returns 0 or -1. */
+int tls_pem_check_hashed(const char *path, char *why);
+
 /* The first line of a file, for use as a password; malloc()ed, to be wiped, or NULL. */
 char *tls_pem_password_file(const char *path, char *why);
-
-/* True when users other than the owner and its group can read the file. */
-bool tls_pem_others_can_read(const char *path);
 
 /* The first, most specific error that OpenSSL noted; empties its queue. */
 const char *tls_pem_openssl_reason(void);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_ticket.h"
 
-#include "tls_pem.h"
+#include "tls_file.h"
 
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
@@ -205,30 +205,49 @@ static void read_lines(struct tls_ticket_keys *keys, FILE *file, const char *pat
 	OPENSSL_cleanse(line, sizeof(line));
 }
 
+/* Opens the content of a file, as one in memory. */
+static FILE *open_content(struct tls_file *content, const char *path, struct tls_report *report)
+{
+	char why[TLS_FILE_WHY];
+	FILE *file = NULL;
+
+	if (tls_file_read(path, content, why) != 0) {
+		tls_report_error(report, "session_ticket_keys: %s", why);
+		return NULL;
+	}
+	file = fmemopen(content->data, content->size, "r");
+	if (!file) {
+		tls_report_error(report, "out of memory");
+		tls_file_free(content);
+		return NULL;
+	}
+	setvbuf(file, NULL, _IONBF, 0); /* leaves no copy in a buffer */
+	return file;
+}
+
 struct tls_ticket_keys *tls_ticket_keys_read(const char *path, struct tls_report *report)
 {
 	struct tls_ticket_keys *keys = keys_new(false);
 	unsigned errors = report->errors;
-	FILE *file = fopen(path, "re");
+	struct tls_file content;
+	FILE *file = open_content(&content, path, report);
 
-	if (!keys) {
+	if (!keys)
 		tls_report_error(report, "out of memory");
-	} else if (!file) {
-		tls_report_error(report, "session_ticket_keys: cannot read file '%s': %s", path,
-				 strerror(errno));
-	} else {
-		setvbuf(file, NULL, _IONBF, 0); /* leaves no copy in a buffer */
+	if (file && keys) {
 		read_lines(keys, file, path, report);
 		if (report->errors == errors && keys->count == 0)
 			tls_report_error(report, "session_ticket_keys: file '%s' contains no key",
 					 path);
-		if (tls_pem_others_can_read(path))
+		if (tls_file_others_can_read(path))
 			tls_report_warning(
 				report, "session_ticket_keys: file '%s' can be read by other users",
 				path);
 	}
-	if (file)
+	if (file) {
 		fclose(file);
+		tls_file_free(&content);
+	}
 	if (report->errors == errors)
 		return keys;
 	tls_ticket_keys_unref(keys);

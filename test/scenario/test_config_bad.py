@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import socket
 
 import pytest
 
@@ -230,6 +231,23 @@ def test_what_is_no_file_in_a_setting(ser, certs, key, kind):
     settings[key] = f"file:{path}" if key == "private_key_password" else path
     found = errors(ser, section("server:default", **settings))
     assert any(str(path.name) in e for e in found), found
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
+def test_what_is_no_file_in_a_directory(ser, certs, kind):
+    """A list of revoked certificates is left out; what OpenSSL would open in a handshake is an error."""
+    folder = ser.dir / f"folder-{kind}"
+    folder.mkdir()
+    path = folder / "5ed36f99.0"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    found = errors(ser, base(certs) + f"ca_path = {folder}\n")
+    assert "is not a regular file" in found[0] and "5ed36f99.0" in found[0], found
+    assert "contains no file" in errors(ser, base(certs) + f"crl = {folder}\n")[0]
 
 
 def test_a_bad_reload_each_time_between_good_ones(ser, certs):

@@ -219,7 +219,7 @@ static void test_bad_files(void **state)
 	static const struct {
 		const char *content, *told;
 	} files[] = {
-		{"", "contains no key"},
+		{"", "is empty"},
 		{"# nothing\n\n", "contains no key"},
 		{K1 "0\n", ":1: session_ticket_keys: a key has 128 hex digits"},
 		{K1 "\n" K16("1234567") "\n", ":2: session_ticket_keys: a key has 128 hex digits"},
