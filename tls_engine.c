@@ -84,7 +84,10 @@ static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct tls_domain_set *domains;
 static pthread_mutex_t domains_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER; /* held while domains are built */
+
+/* Slots that worker threads passed on to the loader, and the futex that tells it so. */
+static _Atomic uint64_t *load_asked;
+static _Atomic uint32_t load_work;
 
 /* Ids of domains that are gone; some still have connections. Guarded by id_lock. */
 static uint32_t gone_ids[MAX_DOMAINS], gone_count, used_ids;
@@ -496,7 +499,6 @@ static void load_domains(struct tls_engine_slot *slot)
 	struct tls_report report = {0};
 	struct tls_domain_set *previous, *set = NULL;
 
-	pthread_mutex_lock(&load_lock);
 	previous = current_domains();
 	set = build_domains((const char *)slot->in, previous, &report);
 	slot->answer.state = set ? TLS_SESSION_HELD : TLS_SESSION_FAILED;
@@ -507,7 +509,6 @@ static void load_domains(struct tls_engine_slot *slot)
 		set = NULL;
 		tls_domain_set_unref(previous); /* the reference that it had as the current one */
 	}
-	pthread_mutex_unlock(&load_lock);
 	tls_domain_set_unref(set);
 	tls_domain_set_unref(previous);
 	malloc_trim(0); /* thousands of domains leave more behind than the C library gives back */
@@ -714,21 +715,32 @@ static void reset_answer(struct tls_engine_answer *answer)
 	answer->text[0] = answer->keylog[0] = answer->keylog_trouble[0] = '\0';
 }
 
+/* False if the process has given up meanwhile; else the request is the engine's until it is
+ * answered. */
+static bool take(struct tls_engine_slot *slot)
+{
+	uint32_t state = SLOT_ASKED;
+
+	return atomic_compare_exchange_strong(&slot->state, &state, SLOT_SERVED);
+}
+
+static bool is_long(const struct tls_engine_slot *slot)
+{
+	return slot->request.op == TLS_ENGINE_LOAD || slot->request.op == TLS_ENGINE_CHECK;
+}
+
 static void serve(struct tls_engine_slot *slot)
 {
-	uint32_t state = SLOT_ASKED, over = 0;
+	uint32_t state = SLOT_SERVED, over = 0;
 
-	if (!atomic_compare_exchange_strong(&slot->state, &state, SLOT_SERVED))
-		return;
 	reset_answer(&slot->answer);
-	if (slot->request.op == TLS_ENGINE_LOAD || slot->request.op == TLS_ENGINE_CHECK)
+	if (is_long(slot))
 		load_domains(slot);
 	else if (slot->request.op == TLS_ENGINE_DOMAINS)
 		list_domains(slot);
 	else
 		over = serve_session(slot);
 	atomic_fetch_add(&shared->served, 1);
-	state = SLOT_SERVED;
 	if (atomic_compare_exchange_strong(&slot->state, &state, SLOT_DONE)) {
 		futex_wake(&slot->state, 1);
 		if (over)
@@ -739,9 +751,9 @@ static void serve(struct tls_engine_slot *slot)
 	atomic_store(&slot->state, SLOT_IDLE);
 }
 
-/* Takes one asked slot out of the bitmap, starting at a different word each time so that
- * none waits for ever. */
-static struct tls_engine_slot *next_asked(unsigned *turn)
+/* Takes one slot out of a bitmap, starting at a different word each time so that none waits for
+ * ever. */
+static struct tls_engine_slot *next_asked(_Atomic uint64_t *asked, unsigned *turn)
 {
 	size_t words = bitmap_words(shared->slots);
 
@@ -749,17 +761,44 @@ static struct tls_engine_slot *next_asked(unsigned *turn)
 		size_t word = (*turn + i) % words;
 		uint64_t bits;
 
-		while ((bits = atomic_load(&shared->asked[word])) != 0) {
+		while ((bits = atomic_load(&asked[word])) != 0) {
 			unsigned bit = (unsigned)__builtin_ctzll(bits);
 			uint64_t mask = UINT64_C(1) << bit;
 
-			if (atomic_fetch_and(&shared->asked[word], ~mask) & mask) {
+			if (atomic_fetch_and(&asked[word], ~mask) & mask) {
 				*turn = (unsigned)word + 1;
 				return &shared->slot[word * 64 + bit];
 			}
 		}
 	}
 	return NULL;
+}
+
+/* Domains take seconds to build, so one thread does nothing else: handshakes never wait for it. */
+static void *loader(void *unused)
+{
+	unsigned turn = 0;
+
+	(void)unused;
+	for (;;) {
+		uint32_t seen = atomic_load(&load_work);
+		struct tls_engine_slot *slot = next_asked(load_asked, &turn);
+
+		if (slot)
+			serve(slot);
+		else
+			futex_wait(&load_work, seen, NULL);
+	}
+	return NULL;
+}
+
+static void pass_to_loader(const struct tls_engine_slot *slot)
+{
+	size_t number = (size_t)(slot - shared->slot);
+
+	atomic_fetch_or(&load_asked[number / 64], UINT64_C(1) << (number % 64));
+	atomic_fetch_add(&load_work, 1);
+	futex_wake(&load_work, 1);
 }
 
 static void *worker(void *unused)
@@ -769,14 +808,14 @@ static void *worker(void *unused)
 	(void)unused;
 	for (;;) {
 		uint32_t seen = atomic_load(&shared->work);
-		struct tls_engine_slot *slot = next_asked(&turn);
+		struct tls_engine_slot *slot = next_asked(shared->asked, &turn);
 
 		if (atomic_load(&shared->released))
 			free_released();
-		if (slot) {
-			serve(slot);
+		if (slot && take(slot))
+			is_long(slot) ? pass_to_loader(slot) : serve(slot);
+		if (slot)
 			continue;
-		}
 		atomic_fetch_add(&shared->waiting, 1);
 		futex_wait(&shared->work, seen, NULL);
 		atomic_fetch_sub(&shared->waiting, 1);
@@ -795,6 +834,9 @@ static unsigned start_threads(unsigned wanted)
 		wanted = MAX_THREADS;
 	/* Every arena keeps what it once had; one per thread is enough. */
 	mallopt(M_ARENA_MAX, (int)wanted);
+	load_asked = calloc(bitmap_words(shared->slots), sizeof(*load_asked));
+	if (!load_asked || pthread_create(&thread, NULL, loader, NULL) != 0)
+		return 0;
 	while (started < wanted && pthread_create(&thread, NULL, worker, NULL) == 0)
 		started++;
 	return started;

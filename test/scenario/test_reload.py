@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import subprocess
+import threading
 import time
 import traceback
 
@@ -432,3 +433,21 @@ def test_reloads_under_handshake_load(pool, certs):
     print(f"{turns} reloads, slowest {slowest:.3f} s, {results}; shm {warm[0]} -> {shm}, engine {warm[1]} -> {engine_kb} KB")
     assert shm < warm[0] + 128 * 1024, f"shared memory grew from {warm[0]} to {shm}"
     assert engine_kb < warm[1] + 2048, f"the engine grew from {warm[1]} to {engine_kb} KB"
+
+
+def test_handshakes_go_on_while_domains_are_built(pool, certs):
+    """Also with one engine thread, and however long it takes."""
+    ser = site(pool, certs, fresh=True, tls={"engine_threads": 1})
+    names = (f"n{n}.example.org" for n in range(1500))
+    many = put(ser, base(certs), *(section("server:any", server_name=name, **own(certs)) for name in names),
+               name="many.cfg")
+    got: list = []
+    thread = threading.Thread(target=lambda: got.append(ser.rpc("tls.check", str(many), timeout=60)["result"]))
+    thread.start()
+    context, done = certs.client_context(), 0
+    while thread.is_alive():
+        met(ser, ser.tls_port, context)
+        done += thread.is_alive()
+    thread.join()
+    assert got == ["Ok"]
+    assert done >= 3, f"only {done} handshakes in all that time"
