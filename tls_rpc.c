@@ -85,6 +85,7 @@ static void fill_list_row(struct list_row *row, struct tcp_connection *c)
 	const struct tls_conn *conn = c->extra_data;
 	time_t created = (time_t)conn->created;
 	bool established = conn->state == TLS_CONN_FAST || conn->state == TLS_CONN_HELD;
+	ticks_t now = get_ticks_raw();
 	struct tm tm;
 
 	row->id = c->id;
@@ -92,7 +93,7 @@ static void fill_list_row(struct list_row *row, struct tcp_connection *c)
 	snprintf(row->name, sizeof(row->name), "%s", conn->server_name ? conn->server_name : "N/A");
 	strftime(row->created, sizeof(row->created), "%Y-%m-%d %H:%M:%S",
 		 localtime_r(&created, &tm));
-	row->timeout = TICKS_TO_S(c->timeout - get_ticks_raw());
+	row->timeout = TICKS_LT(c->timeout, now) ? 0 : (int)TICKS_TO_S(c->timeout - now);
 	snprintf(row->src, sizeof(row->src), "%s", ip_addr2a(&c->rcv.src_ip));
 	snprintf(row->dst, sizeof(row->dst), "%s", ip_addr2a(&c->rcv.dst_ip));
 	row->src_port = c->rcv.src_port;
@@ -266,11 +267,41 @@ static void fault_of(rpc_t *rpc, void *ctx, const struct tls_engine_slot *slot)
 		rpc->fault(ctx, 500, "%s: %s", slot->answer.text, first);
 }
 
+/* Result and every message, as a record: a fault has no room for them. */
+static void add_report(rpc_t *rpc, void *ctx, const struct tls_engine_slot *slot)
+{
+	const char *text = (const char *)slot->out, *message;
+	void *handle, *list;
+	char level;
+	str line;
+
+	if (rpc->add(ctx, "{", &handle) < 0)
+		return;
+	rpc->struct_add(handle, "s[", "result",
+			slot->answer.state == TLS_SESSION_FAILED ? slot->answer.text : "Ok",
+			"messages", &list);
+	while ((line.len = tls_report_next(&text, &message, &level)) >= 0) {
+		char buffer[1100];
+
+		line.len = snprintf(buffer, sizeof(buffer), "%s: %.*s",
+				    level == 'E' ? "error" : "warning", line.len, message);
+		line.s = buffer;
+		rpc->array_add(list, "S", &line);
+	}
+}
+
 static void rpc_reload(rpc_t *rpc, void *ctx)
 {
 	str config = cfg_get(tls, tls_cfg, config);
 	const struct tls_engine_slot *slot;
+	str mode = {NULL, 0};
 
+	if (rpc->scan(ctx, "*S", &mode) < 1)
+		mode.len = 0;
+	if (mode.len > 0 && (mode.len != 6 || memcmp(mode.s, "report", 6) != 0)) {
+		rpc->fault(ctx, 500, "expected no parameter, or 'report'");
+		return;
+	}
 	if (config.len <= 0) {
 		rpc->fault(ctx, 500, "No TLS configuration file configured");
 		return;
@@ -282,7 +313,9 @@ static void rpc_reload(rpc_t *rpc, void *ctx)
 		return;
 	}
 	tls_log_report((const char *)slot->out);
-	if (slot->answer.state == TLS_SESSION_FAILED)
+	if (mode.len > 0)
+		add_report(rpc, ctx, slot);
+	else if (slot->answer.state == TLS_SESSION_FAILED)
 		fault_of(rpc, ctx, slot);
 	else
 		rpc->add(ctx, "s", "Ok. TLS configuration reloaded.");
@@ -291,10 +324,7 @@ static void rpc_reload(rpc_t *rpc, void *ctx)
 static void rpc_check(rpc_t *rpc, void *ctx)
 {
 	const struct tls_engine_slot *slot;
-	const char *text, *message;
-	void *handle, *list;
-	char level;
-	str name, line;
+	str name;
 
 	if (rpc->scan(ctx, "S", &name) < 1 || name.len <= 0) {
 		rpc->fault(ctx, 500, "expected the name of a file or directory");
@@ -302,24 +332,10 @@ static void rpc_check(rpc_t *rpc, void *ctx)
 	}
 	slot = tls_engine_load((unsigned)process_no, TLS_ENGINE_CHECK, name.s, (size_t)name.len,
 			       LOAD_TIMEOUT_MS);
-	if (!slot) {
+	if (slot)
+		add_report(rpc, ctx, slot);
+	else
 		rpc->fault(ctx, 500, NO_ENGINE);
-		return;
-	}
-	if (rpc->add(ctx, "{", &handle) < 0)
-		return;
-	rpc->struct_add(handle, "s[", "result",
-			slot->answer.state == TLS_SESSION_FAILED ? slot->answer.text : "Ok",
-			"messages", &list);
-	for (text = (const char *)slot->out;
-	     (line.len = tls_report_next(&text, &message, &level)) >= 0;) {
-		char buffer[1100];
-
-		line.len = snprintf(buffer, sizeof(buffer), "%s: %.*s",
-				    level == 'E' ? "error" : "warning", line.len, message);
-		line.s = buffer;
-		rpc->array_add(list, "S", &line);
-	}
 }
 
 static void add_domain(rpc_t *rpc, void *ctx, struct tls_engine_domain *row)

@@ -245,6 +245,22 @@ def test_faults_of_reload(ser, certs):
         assert message.startswith(start) and "tls.cfg:" in message, message
 
 
+def test_reload_reports_every_problem(ser, certs):
+    load(ser, base(certs))
+    many = [section("server:any", server_name=f"n{n}", ca_list=f"none{n}.pem") for n in range(40)]
+    put(ser, base(certs), *many, "[server:127.0.0.99:1]")
+    got = ser.rpc("tls.reload", "report")
+    assert got["result"] == "No server listening socket found for one of TLS domains"
+    for n in range(40):
+        assert any(re.match(rf"error: .*/tls\.cfg:\d+: ca_list: .*/none{n}\.pem'", m) for m in got["messages"]), n
+    assert [row["name"] for row in ser.rpc("tls.domains")] == ["server:default", "client:default"], "nothing has changed"
+    assert _kamcmd(ser, "tls.reload", "report").count("error: ") == 41
+    put(ser, base(certs), section("server:any", server_name="a"))
+    assert ser.rpc("tls.reload", "report")["result"] == "Ok"
+    assert len(ser.rpc("tls.domains")) == 3, "it is a reload"
+    assert "'report'" in fault(ser, "tls.reload", "x")
+
+
 # -- other clients ---------------------------------------------------------------------------------
 
 
