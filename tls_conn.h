@@ -49,6 +49,8 @@ struct tls_conn {
 	bool close_after_send;      /* the host wanted to close, but clear text had to wait */
 	bool timed_out;             /* closed by tls_watch.c: wake the reader, too */
 	bool engine_has_more;       /* the engine's last answer did not fit its buffers */
+	bool event_due;             /* established, but a route is to run before anything is sent */
+	bool no_send;               /* a route forbade to send */
 	bool resumed, verified, has_peer_cert;
 	uint16_t version, suite, suite_bits;
 	int32_t verify_result; /* X509_V_... */

@@ -5,6 +5,7 @@
  */
 #include "tls_cert.h"
 #include "tls_engine.h"
+#include "tls_event.h"
 #include "tls_function.h"
 #include "tls_log.h"
 #include "tls_rpc.h"
@@ -185,6 +186,7 @@ static int mod_init(void)
 		return -1;
 	if (tls_watch_init() != 0)
 		return -1;
+	tls_event_init();
 	return register_procs(1);
 }
 

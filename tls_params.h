@@ -91,6 +91,8 @@
 	  "context that a resumed session must have been made in")                                 \
 	S(session_ticket_keys, "session_ticket_keys", "session_ticket_keys", "", NULL, RO,         \
 	  "file of keys for session tickets that several machines share")                          \
+	S(event_callback, "event_callback", "event_callback", "", NULL, RO,                        \
+	  "KEMI function that is called when a connection is established")                         \
 	S(xavp_cfg, "xavp_cfg", "xavp_cfg", "", NULL, RO,                                          \
 	  "name of the XAVP whose server_name and server_id are for the next connection")          \
 	I(send_close_notify, "send_close_notify", "send_close_notify", 1, 0, 1, RW,                \

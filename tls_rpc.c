@@ -196,6 +196,7 @@ static void rpc_info(rpc_t *rpc, void *ctx)
 	S(server_id)                                                                               \
 	I(refuse_unknown_name)                                                                     \
 	S(session_ticket_keys)                                                                     \
+	S(event_callback)                                                                          \
 	S(xavp_cfg)                                                                                \
 	I(send_timeout)                                                                            \
 	I(handshake_timeout)                                                                       \

@@ -2,6 +2,7 @@
 #include "tls_server.h"
 
 #include "tls_connect.h"
+#include "tls_event.h"
 #include "tls_log.h"
 #include "tls_watch.h"
 
@@ -313,6 +314,7 @@ static int conn_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
 	atomic_store(&conn->told, true);
 	tls_watch_remove(conn);
 	log_established(conn, info);
+	conn->event_due = tls_event_is_wanted(conn);
 	return 0;
 }
 
@@ -518,7 +520,7 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 		conn->eof = true;
 		r->used = r->len;
 	}
-	if (conn->queue && flush_queue(conn, &reason) != 0)
+	if (conn->queue && !conn->event_due && flush_queue(conn, &reason) != 0)
 		read_fail(r, reason);
 }
 
@@ -722,6 +724,64 @@ static int read_locked(struct tls_conn *conn, rd_conn_flags_t *flags)
 	return conn->tcp->state == S_CONN_BAD && r.delivered == 0 ? -1 : r.delivered;
 }
 
+/* The route of an outgoing connection executed drop: nothing is sent on it, now or later. */
+static void forbid_sending(struct tls_conn *conn)
+{
+	unsigned messages = 0, bytes = conn->queued;
+
+	for (; conn->queue; messages++)
+		tls_conn_queue_pop(conn);
+	conn->no_send = true;
+	/* TCP main changes other flags meanwhile. */
+	__atomic_fetch_or(&conn->tcp->flags, F_CONN_NOSEND, __ATOMIC_SEQ_CST);
+	conn->eof |= conn->close_after_send;
+	tls_log_conn(
+		L_WARN, conn, "discarded",
+		"reason=\"event_route[tls:connection-out] executed drop\" messages=%u bytes=%u",
+		messages, bytes);
+}
+
+/* The route of an accepted connection executed drop: it ends, and what came on it goes unread. */
+static void refuse_peer(struct reading *r)
+{
+	struct tls_conn *conn = r->conn;
+	size_t len = conn->state == TLS_CONN_FAST
+			     ? tls_stream_alert(&conn->stream, TLS_ALERT_ACCESS_DENIED, output)
+			     : close_notify(conn);
+
+	(void)send_records(conn, output, len, false);
+	read_fail(r, "reason=\"event_route[tls:connection-in] executed drop\"");
+	r->req->pos -= r->delivered;
+	r->delivered = 0;
+}
+
+/*
+ * The handshake is done and a route is to know it, before anything that waited is sent and before
+ * the host sees what the peer has sent. What others send meanwhile is queued.
+ */
+static int read_event(struct tls_conn *conn, rd_conn_flags_t *flags, int delivered)
+{
+	struct reading r = {.conn = conn, .req = &conn->tcp->req, .delivered = delivered};
+	bool drop = tls_event_run(conn->tcp);
+	const char *reason;
+
+	lock_get(&conn->tcp->write_lock);
+	conn->event_due = false;
+	if (conn->state == TLS_CONN_CLOSED) /* by TCP main, or for want of room in the queue */
+		conn_end(conn);
+	else if (drop && conn->role == TLS_ROLE_SERVER)
+		refuse_peer(&r);
+	else if (drop)
+		forbid_sending(conn);
+	else if (flush_queue(conn, &reason) != 0)
+		read_fail(&r, reason);
+	if (conn->state == TLS_CONN_CLOSED)
+		*flags &= ~RD_CONN_REPEAT_READ;
+	set_flags(&r, flags);
+	lock_release(&conn->tcp->write_lock);
+	return r.delivered;
+}
+
 int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags)
 {
 	struct tls_conn *conn = c->extra_data;
@@ -742,6 +802,8 @@ int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags)
 	lock_get(&c->write_lock);
 	result = read_locked(conn, flags);
 	lock_release(&c->write_lock);
+	if (conn->event_due && result >= 0 && conn->state != TLS_CONN_CLOSED)
+		result = read_event(conn, flags, result);
 	if (result < 0)
 		c->req.error = TCP_READ_ERROR;
 	return result;
@@ -823,7 +885,10 @@ int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, 
 	*rest_len = 0;
 	if (!conn || conn->state == TLS_CONN_CLOSED)
 		return -1;
-	if (conn->state >= TLS_CONN_FAST) {
+	if (conn->no_send)
+		return encode_fail(conn, "reason=\"event_route[tls:connection-out] forbade to "
+					 "send\"");
+	if (conn->state >= TLS_CONN_FAST && !conn->event_due) {
 		result = encode_data(conn, *buf, *len, &taken);
 	} else if (encode_queue(conn, *buf, *len, send_flags) == 0) {
 		result = 0;
