@@ -55,8 +55,8 @@ struct shared_domain {
  */
 struct shared {
 	unsigned slots;
-	_Atomic uint32_t work;    /* futex: changes with every request and release */
-	_Atomic uint32_t waiting; /* engine threads that sleep on work */
+	_Atomic uint64_t idle[MAX_THREADS / 64]; /* bitmap of engine threads without work */
+	_Atomic uint32_t wakes[MAX_THREADS];     /* futex of each: changes when it is woken */
 	_Atomic uint32_t sessions;
 	_Atomic uint32_t served;   /* requests: tells a stuck engine from a slow one */
 	_Atomic uint32_t released; /* first handle of the list, 0: none */
@@ -180,11 +180,35 @@ const char *tls_engine_cipher_description(uint16_t suite)
 	return shared ? find_suite(suite)->description : "";
 }
 
+/* Takes one bit out of a bitmap, the lowest of the words from number first on. Returns its number,
+ * or -1 when none is set. */
+static int take_bit(_Atomic uint64_t *bitmap, size_t words, size_t first)
+{
+	for (size_t i = 0; i < words; i++) {
+		size_t word = (first + i) % words;
+		uint64_t bits;
+
+		while ((bits = atomic_load(&bitmap[word])) != 0) {
+			unsigned bit = (unsigned)__builtin_ctzll(bits);
+			uint64_t mask = UINT64_C(1) << bit;
+
+			if (atomic_fetch_and(&bitmap[word], ~mask) & mask)
+				return (int)(word * 64 + bit);
+		}
+	}
+	return -1;
+}
+
+/* Wakes the idle thread of the lowest number, so that few threads with warm caches serve what few
+ * can. With none idle, the first to finish will look for work. */
 static void wake_engine(void)
 {
-	atomic_fetch_add(&shared->work, 1);
-	if (atomic_load(&shared->waiting) > 0)
-		futex_wake(&shared->work, 1);
+	int thread = take_bit(shared->idle, MAX_THREADS / 64, 0);
+
+	if (thread < 0)
+		return;
+	atomic_fetch_add(&shared->wakes[thread], 1);
+	futex_wake(&shared->wakes[thread], 1);
 }
 
 /* ---- the other processes' side ---- */
@@ -751,27 +775,24 @@ static void serve(struct tls_engine_slot *slot)
 	atomic_store(&slot->state, SLOT_IDLE);
 }
 
+static bool any_asked(void)
+{
+	for (size_t i = 0; i < bitmap_words(shared->slots); i++)
+		if (atomic_load(&shared->asked[i]) != 0)
+			return true;
+	return false;
+}
+
 /* Takes one slot out of a bitmap, starting at a different word each time so that none waits for
  * ever. */
 static struct tls_engine_slot *next_asked(_Atomic uint64_t *asked, unsigned *turn)
 {
-	size_t words = bitmap_words(shared->slots);
+	int number = take_bit(asked, bitmap_words(shared->slots), *turn);
 
-	for (size_t i = 0; i < words; i++) {
-		size_t word = (*turn + i) % words;
-		uint64_t bits;
-
-		while ((bits = atomic_load(&asked[word])) != 0) {
-			unsigned bit = (unsigned)__builtin_ctzll(bits);
-			uint64_t mask = UINT64_C(1) << bit;
-
-			if (atomic_fetch_and(&asked[word], ~mask) & mask) {
-				*turn = (unsigned)word + 1;
-				return &shared->slot[word * 64 + bit];
-			}
-		}
-	}
-	return NULL;
+	if (number < 0)
+		return NULL;
+	*turn = (unsigned)number / 64 + 1;
+	return &shared->slot[number];
 }
 
 /* Domains take seconds to build, so one thread does nothing else: handshakes never wait for it. */
@@ -801,24 +822,34 @@ static void pass_to_loader(const struct tls_engine_slot *slot)
 	futex_wake(&load_work, 1);
 }
 
-static void *worker(void *unused)
+/* Sleeps until there may be work. A thread is in the bitmap before it looks for the last time, so
+ * whoever asks after that look finds it there. */
+static void wait_for_work(unsigned thread, uint32_t seen)
 {
-	unsigned turn = 0;
+	uint64_t mask = UINT64_C(1) << (thread % 64);
 
-	(void)unused;
+	atomic_fetch_or(&shared->idle[thread / 64], mask);
+	if (!any_asked() && atomic_load(&shared->released) == 0)
+		futex_wait(&shared->wakes[thread], seen, NULL);
+	atomic_fetch_and(&shared->idle[thread / 64], ~mask);
+}
+
+static void *worker(void *number)
+{
+	unsigned thread = (unsigned)(uintptr_t)number, turn = 0;
+
 	for (;;) {
-		uint32_t seen = atomic_load(&shared->work);
+		uint32_t seen = atomic_load(&shared->wakes[thread]);
 		struct tls_engine_slot *slot = next_asked(shared->asked, &turn);
 
+		if (slot && any_asked()) /* whoever asked may have woken this thread, busy now */
+			wake_engine();
 		if (atomic_load(&shared->released))
 			free_released();
 		if (slot && take(slot))
 			is_long(slot) ? pass_to_loader(slot) : serve(slot);
-		if (slot)
-			continue;
-		atomic_fetch_add(&shared->waiting, 1);
-		futex_wait(&shared->work, seen, NULL);
-		atomic_fetch_sub(&shared->waiting, 1);
+		if (!slot)
+			wait_for_work(thread, seen);
 	}
 	return NULL;
 }
@@ -837,7 +868,8 @@ static unsigned start_threads(unsigned wanted)
 	load_asked = calloc(bitmap_words(shared->slots), sizeof(*load_asked));
 	if (!load_asked || pthread_create(&thread, NULL, loader, NULL) != 0)
 		return 0;
-	while (started < wanted && pthread_create(&thread, NULL, worker, NULL) == 0)
+	while (started < wanted &&
+	       pthread_create(&thread, NULL, worker, (void *)(uintptr_t)started) == 0)
 		started++;
 	return started;
 }

@@ -15,12 +15,19 @@
 #include <string.h>
 #include <time.h>
 
-/* The part of a line about a failed connection that tells what a client offered. */
-#define OFFER_TEXT 400
+/* Of what a client offered, a line about its failure tells this many bytes. */
+#define OFFER_VERSIONS 32
+#define OFFER_SUITES   150
 /* A peer must not fill the log with its names. */
 #define SUBJECT_TEXT 200
 #define NAMES_TEXT   300
 #define CERT_TEXT    (SUBJECT_TEXT + 2 * NAMES_TEXT + 64)
+
+/* A ClientHello's versions and suites, two bytes each, as they came. */
+struct offer {
+	uint8_t versions[OFFER_VERSIONS], suites[OFFER_SUITES];
+	size_t versions_len, suites_len; /* without versions there was no ClientHello */
+};
 
 /* Owner: the engine's table. Used by one thread at a time. */
 struct tls_session {
@@ -40,7 +47,7 @@ struct tls_session {
 	uint8_t server_secret[TLS_RECORD_MAX_SECRET];
 	size_t secret_len;
 	char server_name[TLS_SESSION_NAME];
-	char offer[OFFER_TEXT];
+	struct offer offer;
 	bool no_domain;           /* no section fits what the client asks for */
 	bool revoked;             /* a certificate of the peer's chain */
 	char bad_cert[CERT_TEXT]; /* what is wrong with the peer's certificate */
@@ -72,12 +79,21 @@ static void text_add(char *text, size_t size, const char *format, ...)
 	va_end(args);
 }
 
+static int hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 'a' ^ 'A';
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Twice for each handshake: sscanf() takes longer than the cipher. */
 static size_t from_hex(const char *hex, uint8_t *to, size_t size)
 {
 	size_t n = 0;
 
-	for (unsigned byte; n < size && sscanf(hex + 2 * n, "%2x", &byte) == 1; n++)
-		to[n] = (uint8_t)byte;
+	for (; n < size && hex_digit(hex[2 * n]) >= 0 && hex_digit(hex[2 * n + 1]) >= 0; n++)
+		to[n] = (uint8_t)(hex_digit(hex[2 * n]) << 4 | hex_digit(hex[2 * n + 1]));
 	return n;
 }
 
@@ -214,33 +230,43 @@ static int on_verify(int ok, X509_STORE_CTX *store)
 	return s->domain->accept_unverified;
 }
 
-static void note_versions(struct tls_session *s, SSL *ssl)
+/* Most handshakes succeed, so this only copies; tell_offer() makes the text. */
+static void note_offer(struct offer *offer, SSL *ssl)
 {
-	const unsigned char *ext;
+	unsigned version = SSL_client_hello_get0_legacy_version(ssl);
+	const unsigned char *bytes;
 	size_t len;
 
-	text_add(s->offer, sizeof(s->offer), " offered=");
-	if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_supported_versions, &ext, &len) ||
-	    len < 3) {
-		text_add(s->offer, sizeof(s->offer), "%04x",
-			 SSL_client_hello_get0_legacy_version(ssl));
-		return;
+	if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_supported_versions, &bytes, &len) &&
+	    len >= 3) {
+		offer->versions_len = len - 1 < OFFER_VERSIONS ? len - 1 : OFFER_VERSIONS;
+		memcpy(offer->versions, bytes + 1, offer->versions_len);
+	} else {
+		offer->versions[0] = (uint8_t)(version >> 8);
+		offer->versions[1] = (uint8_t)version;
+		offer->versions_len = 2;
 	}
-	for (size_t i = 1; i + 1 < len; i += 2)
-		if ((ext[i] & 0x0f) != 0x0a) /* not GREASE, RFC 8701 */
-			text_add(s->offer, sizeof(s->offer), "%s%02x%02x", i > 1 ? "," : "", ext[i],
-				 ext[i + 1]);
+	len = SSL_client_hello_get0_ciphers(ssl, &bytes);
+	offer->suites_len = len < OFFER_SUITES ? len : OFFER_SUITES;
+	memcpy(offer->suites, bytes, offer->suites_len);
 }
 
-static void note_suites(struct tls_session *s, SSL *ssl)
+static void tell_numbers(char *text, const char *name, const uint8_t *bytes, size_t len)
 {
-	const unsigned char *suites;
-	size_t len = SSL_client_hello_get0_ciphers(ssl, &suites);
+	const char *before = name;
 
-	text_add(s->offer, sizeof(s->offer), " suites=");
-	for (size_t i = 0; i + 1 < len && strlen(s->offer) + 8 < sizeof(s->offer); i += 2)
-		text_add(s->offer, sizeof(s->offer), "%s%02x%02x", i ? "," : "", suites[i],
-			 suites[i + 1]);
+	for (size_t i = 0; i + 1 < len; i += 2) {
+		if ((bytes[i] & 0x0f) == 0x0a && bytes[i] == bytes[i + 1]) /* GREASE, RFC 8701 */
+			continue;
+		text_add(text, TLS_SESSION_TEXT, "%s%02x%02x", before, bytes[i], bytes[i + 1]);
+		before = ",";
+	}
+}
+
+static void tell_offer(char *text, const struct offer *offer)
+{
+	tell_numbers(text, " offered=", offer->versions, offer->versions_len);
+	tell_numbers(text, " suites=", offer->suites, offer->suites_len);
 }
 
 /* server_name of RFC 6066 section 3: a list with one entry of type host_name. */
@@ -288,10 +314,9 @@ static int on_client_hello(SSL *ssl, int *alert, void *unused)
 	bool unknown;
 
 	(void)unused;
-	if (!s || s->offer[0]) /* once: HelloRetryRequest brings a second one */
+	if (!s || s->offer.versions_len > 0) /* once: HelloRetryRequest brings a second one */
 		return SSL_CLIENT_HELLO_SUCCESS;
-	note_versions(s, ssl);
-	note_suites(s, ssl);
+	note_offer(&s->offer, ssl);
 	note_server_name(s, ssl);
 	domain = tls_domain_find_server(s->set, &s->local,
 					s->server_name[0] ? s->server_name : NULL, &unknown);
@@ -532,7 +557,7 @@ static enum tls_session_state session_fail(struct tls_session *s, struct tls_ses
 	if (s->alert_received >= 0)
 		text_add(io->text, TLS_SESSION_TEXT, " alert_received=%s",
 			 alert_text(s->alert_received, alert, sizeof(alert)));
-	text_add(io->text, TLS_SESSION_TEXT, "%s", s->offer);
+	tell_offer(io->text, &s->offer);
 	ERR_clear_error();
 	drain(s, io);
 	return TLS_SESSION_FAILED;
