@@ -152,6 +152,14 @@ unit: $(UNIT_PLAIN) $(UNIT_ASAN)
 	done; \
 	echo "unit: $$n runs of $(words $(UNIT_TESTS)) programs (valgrind; address and undefined sanitizers): all passed"
 
+# What scenarios load beside the module; they make it themselves.
+TEST_MODULES := $(sort $(wildcard test/modules/*.c))
+$B/test/obj/%.o: test/modules/%.c $(OBJ_DEPS)
+	@mkdir -p $(@D)
+	$(Q)$(call compile,-UMOD_NAME -DMOD_NAME='"$*"' -fvisibility=default)
+$B/test/%.so: $B/test/obj/%.o
+	$(Q)$(CC) -shared $(HOST_CFLAGS) $(LDFLAGS) -o $@ $<
+
 scenario: tls.so
 	TLS_SO='$(or $(TLS_SO),$(CURDIR)/tls.so)' $(PYTHON) -m pytest $(PYTEST_ARGS) test/scenario
 
@@ -204,7 +212,7 @@ do-bench: tls.so
 # ---- lint
 HEADERS := $(wildcard *.h)
 TOOL_C := $(sort $(wildcard bench/*.c demo/*.c))
-ALL_C := $(SRCS) $(HEADERS) $(UNIT_SRCS) $(FUZZ_TESTS) $(wildcard test/*/*.h bench/*.h) $(TOOL_C)
+ALL_C := $(SRCS) $(HEADERS) $(UNIT_SRCS) $(FUZZ_TESTS) $(TEST_MODULES) $(wildcard test/*/*.h bench/*.h) $(TOOL_C)
 SCRIPTS := $(shell grep -lE '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' $(wildcard tools/* demo/* bench/* test/*/*.sh .ci/run) 2>/dev/null)
 PYTHONS := $(sort $(wildcard test/*/*.py bench/*.py demo/*.py tools/*.py) \
 	$(shell grep -lE '^\#!.*python3' $(wildcard tools/* demo/* bench/*) 2>/dev/null))
@@ -228,7 +236,8 @@ CPPCHECK := cppcheck -q --error-exitcode=1 --std=c11 --enable=warning,style,perf
 	--suppress='*:$(B)/host/*' --suppress=constParameter --suppress=constParameterCallback --suppress=variableScope \
 	--suppress=ctuuninitvar --suppress=knownConditionTrueFalse --suppress=preprocessorErrorDirective \
 	--cppcheck-build-dir=$B/cppcheck
-lint: style $(addsuffix .o,$(addprefix $B/lint/,$(basename $(SRCS) $(UNIT_SRCS) $(FUZZ_TESTS) $(TOOL_C))))
+$(TEST_MODULES:%.c=$B/lint/%.o): LINT_EXTRA = -Wno-missing-prototypes
+lint: style $(addsuffix .o,$(addprefix $B/lint/,$(basename $(SRCS) $(UNIT_SRCS) $(FUZZ_TESTS) $(TOOL_C) $(TEST_MODULES))))
 	@mkdir -p $B/cppcheck
 	@$(CPPCHECK) -I. --include=$B/host/flags.h -DMOD_NAME='"tls"' $(SRCS) $(TOOL_C)
 	@for f in $(PYTHONS); do \

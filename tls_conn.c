@@ -171,7 +171,7 @@ int tls_conn_queue_add(struct tls_conn *conn, const void *data, size_t len, unsi
 	else if (atomic_load(queued_bytes) + len > max_all)
 		*reason = "too much clear text waits for handshakes (ct_wq_max)";
 	else if (!(*last = tls_blob_new(data, len)))
-		*reason = "out of shared memory";
+		*reason = NULL;
 	else {
 		atomic_fetch_add(queued_bytes, (unsigned)len);
 		conn->queued += (uint32_t)len;

@@ -98,7 +98,7 @@ struct tls_blob *tls_blob_new(const uint8_t *data, size_t len);
 void tls_blob_free(struct tls_blob **blob);
 
 /* Appends clear text to the queue. Returns 0, or -1 with a reason when it would exceed the
- * given limits (bytes of this connection, of all) or without memory. */
+ * given limits (bytes of this connection, of all), NULL without memory. */
 int tls_conn_queue_add(struct tls_conn *conn, const void *data, size_t len, unsigned max_conn,
 		       unsigned max_all, const char **reason);
 /* Frees the first piece of the queue. */

@@ -11,6 +11,7 @@
 #include "tls_rpc.h"
 #include "tls_select.h"
 #include "tls_server.h"
+#include "tls_shortage.h"
 #include "tls_variable.h"
 #include "tls_watch.h"
 #include "tls_workaround.h"
@@ -184,7 +185,7 @@ static int mod_init(void)
 	}
 	if (check_library() != 0)
 		return -1;
-	if (tls_watch_init() != 0)
+	if (tls_watch_init() != 0 || tls_shortage_init() != 0)
 		return -1;
 	tls_event_init();
 	return register_procs(1);
@@ -246,7 +247,7 @@ static int engine_start(void)
 		LM_ERR("tls: cannot make the engine's shared area: %s\n", strerror(errno));
 		return -1;
 	}
-	tls_server_set_processes((unsigned)get_max_procs());
+	tls_shortage_set_processes((unsigned)get_max_procs());
 	pid = fork_process(PROC_NOCHLDINIT, "tls engine", 0);
 	if (pid == 0)
 		tls_engine_run(&config);
@@ -267,6 +268,7 @@ static void free_locks(void)
 static void module_end(void)
 {
 	tls_watch_destroy();
+	tls_shortage_destroy();
 	tls_conn_destroy();
 	tls_cert_destroy();
 	tls_engine_destroy();

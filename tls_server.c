@@ -4,6 +4,7 @@
 #include "tls_connect.h"
 #include "tls_event.h"
 #include "tls_log.h"
+#include "tls_shortage.h"
 #include "tls_watch.h"
 
 #include "core/cfg/cfg_struct.h"
@@ -25,20 +26,9 @@
 #define OUTPUT_SIZE (2 * ENCODE_MAX + TLS_STREAM_REPLY_MAX + TLS_ENGINE_OUT)
 /* A held connection's close_notify is not worth keeping the TCP main process waiting. */
 #define CLOSE_TIMEOUT_MS 50
-/* Free shared memory that the thresholds' default asks for, per process: the buffers that each may
- * want at the same moment. */
-#define LOW_MEM_KB_1 32
-#define LOW_MEM_KB_2 16
-
 /* Each process works on one connection at a time, so one buffer of each kind is enough. */
 static uint8_t input[INPUT_SIZE];
 static uint8_t output[OUTPUT_SIZE];
-static unsigned processes = 1;
-
-void tls_server_set_processes(unsigned number)
-{
-	processes = number;
-}
 
 int tls_h_init_si(struct socket_info *si)
 {
@@ -51,32 +41,6 @@ int tls_h_init_si(struct socket_info *si)
 	return 0;
 }
 
-/* ---- shared memory that runs out ---- */
-
-static bool memory_is_below(int threshold_kb, unsigned default_kb)
-{
-	unsigned long limit = threshold_kb < 0 ? (unsigned long)default_kb * processes
-					       : (unsigned long)threshold_kb;
-
-	return limit > 0 && shm_available() / 1024 < limit;
-}
-
-/* The host's lock for free memory is not taken for every message, but once per tick. */
-static bool memory_is_low(void)
-{
-	static ticks_t looked;
-	static int threshold = -1;
-	static bool low;
-	ticks_t now = get_ticks_raw();
-
-	if (now != looked || threshold != cfg_get(tls, tls_cfg, low_mem_threshold2)) {
-		looked = now;
-		threshold = cfg_get(tls, tls_cfg, low_mem_threshold2);
-		low = memory_is_below(threshold, LOW_MEM_KB_2);
-	}
-	return low;
-}
-
 /* ---- the life of a connection ---- */
 
 static ticks_t connection_lifetime(void)
@@ -87,29 +51,20 @@ static ticks_t connection_lifetime(void)
 	return seconds < 0 ? (ticks_t)-1 / 2 : S_TO_TICKS((ticks_t)seconds);
 }
 
-static void log_refused(struct tcp_connection *c)
-{
-	struct tls_conn refused = {.tcp = c};
-
-	tls_log_conn(L_WARN, &refused, "refused",
-		     "reason=\"shared memory is low (low_mem_threshold1)\" free_kb=%lu",
-		     shm_available() / 1024);
-}
-
 int tls_h_tcpconn_init(struct tcp_connection *c, int sock)
 {
-	struct tls_conn *conn;
+	struct tls_conn none = {.tcp = c}, *conn;
 
 	(void)sock;
 	c->type = PROTO_TLS;
 	c->rcv.proto = PROTO_TLS;
 	c->lifetime = connection_lifetime();
 	c->timeout = get_ticks_raw() + c->lifetime;
-	conn = memory_is_below(cfg_get(tls, tls_cfg, low_mem_threshold1), LOW_MEM_KB_1)
-		       ? NULL
-		       : tls_conn_new(c);
+	if (tls_shortage_refuses_connection(&none))
+		return -1;
+	conn = tls_conn_new(c);
 	if (!conn) {
-		log_refused(c);
+		tls_shortage_failed(&none, true);
 		return -1;
 	}
 	c->extra_data = conn;
@@ -264,7 +219,7 @@ static const char *version_name(uint16_t version)
 static char *shm_copy(const char *text)
 {
 	size_t size = strlen(text) + 1;
-	char *copy = size > 1 ? shm_malloc(size) : NULL;
+	char *copy = shm_malloc(size);
 
 	if (copy)
 		memcpy(copy, text, size);
@@ -293,7 +248,10 @@ static int conn_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
 		tls_stream_wipe(&slot->answer.stream);
 		return -1;
 	}
-	conn->server_name = shm_copy(info->server_name);
+	if (info->server_name[0] && !(conn->server_name = shm_copy(info->server_name))) {
+		tls_stream_wipe(&slot->answer.stream);
+		return -1;
+	}
 	conn->domain_id = info->domain_id;
 	tls_engine_domain_use(conn->domain_id, 1);
 	conn->version = info->version;
@@ -393,12 +351,25 @@ static size_t room(const struct reading *r)
 	return r->req->b_size - (size_t)(r->req->pos - r->req->buf);
 }
 
-static void read_fail(struct reading *r, const char *detail)
+static void read_end(struct reading *r)
 {
-	tls_log_conn(L_WARN, r->conn, "failed", "%s", detail);
 	conn_end(r->conn);
 	r->used = r->len;
 	r->must_wait = false;
+}
+
+static void read_fail(struct reading *r, const char *detail)
+{
+	tls_log_conn(L_WARN, r->conn, "failed", "%s", detail);
+	read_end(r);
+}
+
+/* What was read can neither be given to the host nor kept: its place in the stream would be lost.
+ */
+static void read_starve(struct reading *r)
+{
+	tls_shortage_failed(r->conn, true);
+	read_end(r);
 }
 
 /* Gives clear text to the host; keeps what finds no room. Returns -1 without memory. */
@@ -484,7 +455,7 @@ static void read_fast(struct reading *r)
 			return;
 		r->used += event.consumed;
 		if (event.data_len > 0 && deliver(r, event.data, event.data_len) != 0) {
-			read_fail(r, "reason=\"out of shared memory\"");
+			read_starve(r);
 			return;
 		}
 		conn->eof |= (conn->stream.flags & TLS_STREAM_READ_CLOSED) != 0;
@@ -509,11 +480,11 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 	if (answer->state == TLS_SESSION_HANDSHAKE)
 		return;
 	if (conn->state < TLS_CONN_FAST && conn_establish(conn, slot) != 0) {
-		read_fail(r, "reason=\"out of shared memory\"");
+		read_starve(r);
 		return;
 	}
 	if (answer->clear_len > 0 && deliver(r, slot->clear, answer->clear_len) != 0) {
-		read_fail(r, "reason=\"out of shared memory\"");
+		read_starve(r);
 		return;
 	}
 	if (answer->state == TLS_SESSION_EOF) {
@@ -684,25 +655,26 @@ static void set_flags(struct reading *r, rd_conn_flags_t *flags)
 	}
 }
 
-static const char *cannot_read(const struct tls_conn *conn)
+/* True when reading must not go on. A handshake is not worth the memory that it takes while that is
+ * short; a connection that is established lives on. */
+static bool cannot_read(struct reading *r)
 {
-	if (tls_watch_handshake_late(conn))
-		return "reason=\"the handshake takes too long (handshake_timeout)\"";
-	if (memory_is_low())
-		return "reason=\"shared memory is low (low_mem_threshold2)\"";
-	return NULL;
+	if (tls_watch_handshake_late(r->conn))
+		read_fail(r, "reason=\"the handshake takes too long (handshake_timeout)\"");
+	else if (r->conn->state < TLS_CONN_FAST && tls_shortage_refuses_operation(r->conn, true))
+		read_end(r);
+	else
+		return false;
+	return true;
 }
 
 /* With write_lock held. Returns the bytes delivered, or -1. */
 static int read_locked(struct tls_conn *conn, rd_conn_flags_t *flags)
 {
 	struct reading r = {.conn = conn, .req = &conn->tcp->req};
-	const char *trouble = cannot_read(conn);
 
 	conn->role = (conn->tcp->flags & F_CONN_PASSIVE) ? TLS_ROLE_SERVER : TLS_ROLE_CLIENT;
-	if (trouble) {
-		read_fail(&r, trouble);
-	} else {
+	if (!cannot_read(&r)) {
 		if (conn->clear)
 			deliver_kept(&r);
 		load_records(&r);
@@ -719,7 +691,7 @@ static int read_locked(struct tls_conn *conn, rd_conn_flags_t *flags)
 		conn_end(conn);
 	}
 	if (keep_records(&r) != 0)
-		read_fail(&r, "reason=\"out of shared memory\"");
+		read_starve(&r);
 	set_flags(&r, flags);
 	return conn->tcp->state == S_CONN_BAD && r.delivered == 0 ? -1 : r.delivered;
 }
@@ -818,15 +790,29 @@ static int encode_fail(struct tls_conn *conn, const char *detail)
 	return -1;
 }
 
-/* Keeps clear text until the handshake is done. */
+/* For a message that shared memory is too short for: it is lost, the connection lives on, unless it
+ * was to be its last one, or the connection has only just been made for it. */
+static int encode_refuse(const struct tls_conn *conn, const snd_flags_t *send_flags)
+{
+	return (send_flags->f & SND_F_CON_CLOSE) || conn->state == TLS_CONN_NEW ? -1 : 0;
+}
+
+/* Keeps clear text until the handshake is done. Returns 0, or -1: the connection is to be closed.
+ */
 static int encode_queue(struct tls_conn *conn, const char *data, unsigned len,
 			snd_flags_t *send_flags)
 {
 	char detail[128];
 	const char *reason;
 
+	if (tls_shortage_refuses_operation(conn, true))
+		return encode_refuse(conn, send_flags);
 	if (tls_conn_queue_add(conn, data, len, (unsigned)cfg_get(tls, tls_cfg, con_ct_wq_max),
 			       (unsigned)cfg_get(tls, tls_cfg, ct_wq_max), &reason) != 0) {
+		if (!reason) {
+			tls_shortage_failed(conn, false);
+			return encode_refuse(conn, send_flags);
+		}
 		snprintf(detail, sizeof(detail), "reason=\"%s\"", reason);
 		return encode_fail(conn, detail);
 	}
@@ -862,8 +848,6 @@ static int encode_data(struct tls_conn *conn, const char *data, unsigned len, si
 	size_t chunk = len < ENCODE_MAX ? len : ENCODE_MAX;
 	int sealed;
 
-	if (memory_is_low())
-		return encode_fail(conn, "reason=\"shared memory is low (low_mem_threshold2)\"");
 	sealed = seal(conn, data, chunk, taken, output, sizeof(output), &reason);
 	if (sealed < 0)
 		return encode_fail(conn, reason);
@@ -874,13 +858,29 @@ static int encode_data(struct tls_conn *conn, const char *data, unsigned len, si
 	return sealed;
 }
 
+/*
+ * True when a message must not be sent. Sealing takes no shared memory, but the host's queue does
+ * that it must wait in when the peer does not take it at once, and the host closes a connection
+ * whose queue cannot grow. The rest of a message of which a part is out already is never refused,
+ * nor is the last message of a connection.
+ */
+static bool send_is_refused(const struct tls_conn *conn, bool is_rest,
+			    const snd_flags_t *send_flags)
+{
+	return !is_rest && !(send_flags->f & SND_F_CON_CLOSE) &&
+	       tls_shortage_refuses_operation(conn, conn->tcp->wbuf_q.first != NULL);
+}
+
 int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, const char **rest,
 		 unsigned int *rest_len, snd_flags_t *send_flags)
 {
+	static const char *expected_rest; /* what the host calls with next, before anything else */
 	struct tls_conn *conn = c->extra_data;
+	bool is_rest = *buf == expected_rest;
 	size_t taken = *len;
 	int result = -1;
 
+	expected_rest = NULL;
 	*rest = NULL;
 	*rest_len = 0;
 	if (!conn || conn->state == TLS_CONN_CLOSED)
@@ -888,7 +888,10 @@ int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, 
 	if (conn->no_send)
 		return encode_fail(conn, "reason=\"event_route[tls:connection-out] forbade to "
 					 "send\"");
-	if (conn->state >= TLS_CONN_FAST && !conn->event_due) {
+	if (conn->state >= TLS_CONN_FAST && !conn->event_due &&
+	    send_is_refused(conn, is_rest, send_flags)) {
+		result = 0;
+	} else if (conn->state >= TLS_CONN_FAST && !conn->event_due) {
 		result = encode_data(conn, *buf, *len, &taken);
 	} else if (encode_queue(conn, *buf, *len, send_flags) == 0) {
 		result = 0;
@@ -898,7 +901,7 @@ int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, 
 	if (result < 0)
 		return -1;
 	if (taken < *len) {
-		*rest = *buf + taken;
+		*rest = expected_rest = *buf + taken;
 		*rest_len = *len - (unsigned)taken;
 		send_flags->f &= ~SND_F_CON_CLOSE; /* the last part's flags will close it */
 	}

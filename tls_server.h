@@ -18,8 +18,4 @@ int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags);
 int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, const char **rest,
 		 unsigned int *rest_len, snd_flags_t *send_flags);
 
-/* Sets the thresholds for free shared memory that the parameters' -1 stands for; once the number of
- * processes is known. */
-void tls_server_set_processes(unsigned processes);
-
 #endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What is refused while shared memory is short, so that connections that are
+ * there live on: new connections below low_mem_threshold1, operations below
+ * low_mem_threshold2. All refusals share one log line a second.
+ */
+#ifndef TLS_SHORTAGE_H
+#define TLS_SHORTAGE_H
+
+#include "tls_conn.h"
+
+/* Makes the counters in shared memory and their timer. From mod_init. Returns 0 or -1. */
+int tls_shortage_init(void);
+void tls_shortage_destroy(void);
+
+/* Sets what the parameters' -1 stands for; once the number of processes is known. */
+void tls_shortage_set_processes(unsigned processes);
+
+/* True when a new connection must not be made. The refusal is counted and told. */
+bool tls_shortage_refuses_connection(const struct tls_conn *conn);
+
+/*
+ * True when an operation on a connection must not be begun. One that takes no shared memory is
+ * refused only where the operator has set the threshold. Counted and told.
+ */
+bool tls_shortage_refuses_operation(const struct tls_conn *conn, bool takes_memory);
+
+/* Counts and tells that shared memory was really not there: for the connection as a whole, or for
+ * an operation on it. */
+void tls_shortage_failed(const struct tls_conn *conn, bool whole_connection);
+
+#endif
