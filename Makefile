@@ -227,6 +227,8 @@ $(TOOL_C:%.c=$B/lint/%.o): LINT_EXTRA = -D_GNU_SOURCE
 style:
 	@$(PYTHON) tools/lint-style --self-test
 	@$(PYTHON) tools/lint-style
+	@$(PYTHON) tools/lint-docs --self-test
+	@$(PYTHON) tools/lint-docs
 	@clang-format --dry-run --Werror $(ALL_C)
 
 # ctuuninitvar takes an output argument for an input, knownConditionTrueFalse overlooks what a call
@@ -283,10 +285,17 @@ uninstall:
 	@to='$(DESTDIR)$(CFGDIR)/tls.cfg'; [ ! -f "$$to" ] || echo "left $$to in place"
 
 # ---- the rest
-doc: $(patsubst doc/%.md,$B/doc/%.html,$(wildcard doc/*.md))
-$B/doc/%.html: doc/%.md
+# HTML and man pages (tls-NAME, section 7). The first heading is the title.
+DOCS_TO ?= $B/doc
+DOC_PAGES := $(patsubst doc/%.md,%,$(wildcard doc/*.md))
+PANDOC := pandoc -s -f gfm --lua-filter tools/doc-links.lua --shift-heading-level-by=-1
+doc: $(DOC_PAGES:%=$(DOCS_TO)/%.html) $(DOC_PAGES:%=$(DOCS_TO)/man/tls-%.7)
+$(DOCS_TO)/%.html: doc/%.md tools/doc-links.lua
 	@mkdir -p $(@D)
-	@pandoc -s -f gfm -t html --metadata title='$*' -o $@ $<
+	@$(PANDOC) -t html --toc -M lang=en -V maxwidth=56em -o $@ $<
+$(DOCS_TO)/man/tls-%.7: doc/%.md tools/doc-links.lua
+	@mkdir -p $(@D)
+	@$(PANDOC) -t man -V section=7 -V header='tls.so for SER' -o $@ $<
 
 clean:
 	@[ ! -d $B ] || find $B -mindepth 1 -maxdepth 1 ! -name host -exec rm -rf {} +

@@ -2,8 +2,8 @@
 """The documents' own examples: finds them, and runs SER with them.
 
 Every fenced block names its kind after the fence: ser.cfg (lines as they stand in SER's file), ser.cfg route
-(statements of a route), tls.cfg, sh (commands), rpc (a command's reply), log (lines of the log), text. In README,
-which is plain text, a block is indented by a tab.
+(statements of a route), tls.cfg, tls.cfg keys (lines of one section), lua, sh (commands), rpc (a command's reply), log
+(lines of the log), text. In README, which is plain text, a block is indented by a tab.
 
 The examples' addresses, ports and folders are put onto the loopback and into a folder of the test.
 """
@@ -14,11 +14,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from certs import Folder
 from ser import TLS_SO, TOP, Config, Ser, free_port
 
 DOC = TOP / "doc"
-KINDS = ("ser.cfg", "tls.cfg", "sh", "rpc", "log", "text")
-HOST_FOLDER = "/etc/kamailio"
+MOVED_FOLDERS = ("/etc/kamailio", "/etc/ssl/example.org", "/var/lib/kamailio", "/usr/local/etc/ser")
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,71 @@ class Places:
         return self.ADDRESS.sub(lambda m: self.address(m[0]), text)
 
 
+# What the value of a parameter or key names, and which of the tests' files takes its place.
+FILE_KINDS = {
+    "certificate": "pair", "certificate2": "pair2", "private_key": "key", "private": "key", "private_key2": "key2",
+    "ca_list": "ca", "crl": "crl", "ca_path": "folder", "config": "tls.cfg",
+    "session_ticket_keys": "tickets", "private_key_password": "password", "private_key_password2": "password2",
+}
+PASSWORD = "secret"
+PARAM = re.compile(r'^modparam\("tls",\s*"(\w+)",\s*("[^"]*"|-?\d+)\)', re.M)
+KEY = re.compile(r"^(\w+)\s*=\s*(.*?)(?:\s+#.*)?$", re.M)
+
+
+def named_files(text: str) -> dict[str, str]:
+    """Names of files in a block, to what they are."""
+    aliases = {"cert_file": "certificate", "pkey_file": "private_key", "calist_file": "ca_list",
+               "pkey_password": "private_key_password"}
+    found = {}
+    for name, value in [*PARAM.findall(text), *KEY.findall(text)]:
+        kind = FILE_KINDS.get(aliases.get(name, name))
+        value = value.strip('"')
+        if kind and "password" in kind:
+            if not value.startswith("file:"):
+                continue
+            value = value.removeprefix("file:")
+        if kind and value:
+            found[value] = kind
+    return found
+
+
+class Files:
+    """Makes the files that blocks name."""
+
+    def __init__(self, certs: Folder):
+        self.certs = certs
+
+    def content(self, kind: str, encrypted: bool) -> bytes:
+        certs = self.certs
+        key = certs.key("server-encrypted" if encrypted else "server").read_bytes()
+        return {
+            "pair": certs.pem("server").read_bytes() + key,
+            "key": key,
+            "pair2": certs.pem("server-rsa").read_bytes() + certs.key("server-rsa").read_bytes(),
+            "key2": certs.key("server-rsa").read_bytes(),
+            "ca": certs.calist.read_bytes(),
+            "crl": certs.pem("crl").read_bytes(),
+            "tickets": b"0123456789abcdef" * 8 + b"\n",
+            "password": PASSWORD.encode(), "password2": PASSWORD.encode(),
+            "tls.cfg": b"[server:default]\ncertificate = cert.pem\n",
+        }[kind]
+
+    def make(self, text: str, folder: Path) -> None:
+        """text is as mapped by DocSer.fill()."""
+        shutil.copy(self.certs.pem("cert"), folder / "cert.pem")
+        files = named_files(text)
+        for name, kind in files.items():
+            path = folder / name
+            if path.exists() and not path.is_relative_to(folder):
+                continue  # the machine's own, such as its list of CAs
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "folder":
+                path.mkdir(exist_ok=True)
+                continue
+            path.write_bytes(self.content(kind, "password" in files.values()))
+            path.chmod(0o600)
+
+
 STAND_ALONE = """debug=2
 log_stderror=yes
 auto_aliases=no
@@ -106,7 +171,8 @@ tcp_children=2
 class DocSer(Ser):
     """A SER that has what a block of the documents says. Its folder takes the place of /etc/kamailio."""
 
-    def __init__(self, config: Config, folder: Path | None = None, places: Places | None = None):
+    def __init__(self, config: Config, folder: Path | None = None, places: Places | None = None,
+                 files: Files | None = None):
         super().__init__(config)
         self.keep = folder is not None
         if folder is not None:
@@ -115,26 +181,29 @@ class DocSer(Ser):
             self.cfg, self.log_path, self.rpc_path = folder / "ser.cfg", folder / "ser.log", folder / "rpc"
             self.log_path.unlink(missing_ok=True)
         self.places = places or Places()
+        self.named = files
 
     def fill(self, text: str) -> str:
         text = re.sub(r'loadmodule "(?:[\w/]*/)?tls\.so"', f'loadmodule "{TLS_SO}"', text)
-        text = text.replace(HOST_FOLDER, str(self.dir))
+        for folder in MOVED_FOLDERS:
+            text = text.replace(folder, str(self.dir))
         return super().fill(self.places.map(text))
 
     def write_cfg(self) -> None:
-        if "request_route" not in self.config.raw:
-            super().write_cfg()
-            return
         super().write_cfg()
-        self.cfg.write_text(STAND_ALONE + self.fill(self.config.raw) + self.fill(
-            'loadmodule "jsonrpcs.so"\nmodparam("jsonrpcs", "transport", 4)\n'
-            'modparam("jsonrpcs", "dgram_socket", "@DIR@/rpc")\n'))
+        if "request_route" in self.config.raw:
+            self.cfg.write_text(STAND_ALONE + self.fill(self.config.raw) + self.fill(
+                '\nloadmodule "jsonrpcs.so"\nmodparam("jsonrpcs", "transport", 4)\n'
+                'modparam("jsonrpcs", "dgram_socket", "@DIR@/rpc")\n'))
+        if self.named is not None:
+            self.named.make(self.fill(self.config.raw), self.dir)
 
     def remove(self) -> None:
         if not self.keep:
             super().remove()
 
 
-def doc_ser(text: str, folder: Path | None = None, places: Places | None = None, **more) -> DocSer:
+def doc_ser(text: str, folder: Path | None = None, places: Places | None = None, files: Files | None = None,
+            **more) -> DocSer:
     """For a block that has its own listen and loadmodule lines."""
-    return DocSer(Config(load_tls=False, tls_addrs=(), raw=text, **more), folder, places)
+    return DocSer(Config(load_tls=False, tls_addrs=(), raw=text, **more), folder, places, files)
