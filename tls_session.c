@@ -22,6 +22,8 @@
 #define SUBJECT_TEXT 200
 #define NAMES_TEXT   300
 #define CERT_TEXT    (SUBJECT_TEXT + 2 * NAMES_TEXT + 64)
+/* Bytes of a client's certificates that TLS 1.3 tickets are made with. */
+#define MAX_TICKET_CERT 60000
 
 /* A ClientHello's versions and suites, two bytes each, as they came. */
 struct offer {
@@ -132,6 +134,10 @@ static void on_message(int sent, int version, int type, const void *data, size_t
 	(void)unused;
 	if (!s || len == 0)
 		return;
+	/* A ticket has room for 64 KB and holds the peer's certificate: OpenSSL would fail. */
+	if (!sent && type == SSL3_RT_HANDSHAKE && bytes[0] == SSL3_MT_CERTIFICATE &&
+	    len > MAX_TICKET_CERT)
+		SSL_set_num_tickets(ssl, 0);
 	count = sent ? &s->sealed : &s->opened;
 	if (type == SSL3_RT_HEADER)
 		*count = !tls_1_3 && bytes[0] == TLS_CONTENT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;

@@ -685,6 +685,7 @@ class Endpoint:
                  deaf: bool = False, chunk: int = 0, close_after: int = 0, user: str = "callee"):
         self.context, self.delay, self.silent, self.deaf = context, delay, silent, deaf
         self.chunk, self.close_after = chunk, close_after
+        self.status = "200 OK"
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         if deaf:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -759,7 +760,7 @@ class Endpoint:
             return
         body = SDP if message.method == "INVITE" else b""
         contact = self.uri if message.method in ("INVITE", "REGISTER") else ""
-        reply = answer(message, contact=contact, body=body)
+        reply = answer(message, self.status, contact=contact, body=body)
         stream.settimeout(20 * SLOW)
         for at in range(0, len(reply), self.chunk or len(reply)):
             stream.sendall(reply[at:at + (self.chunk or len(reply))])

@@ -116,6 +116,7 @@ class Config:
     core: str = ""  # more lines of the core section
     route: str = ""  # text at the start of the request route
     events: str = ""  # more routes
+    native: bool = True  # False: none but those; a script in another language routes
     debug: int = 2
     shm_mb: int = 64
     pkg_mb: int = 8
@@ -195,6 +196,8 @@ class Ser:
         config = self.config
         have_tls = config.load_tls and config.enable_tls
         text = CFG_TEMPLATE.read_text()
+        if not config.native:
+            text = text[:text.index("request_route {")] + "@EVENTS@\n"
         for key, value in {
             "ENABLE_TLS": "enable_tls=yes" if config.enable_tls else "disable_tls=yes",
             "LISTEN": "\n".join(self._listen_lines()),

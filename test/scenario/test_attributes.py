@@ -235,3 +235,402 @@ def test_every_row(ser, certs, pair, kind, path):
                                                 "$tls_description")
         assert bare == desc == description == variable
         assert bare.split()[0] == client.suite() and "Enc=" in bare and bare == bare.strip(), bare
+
+
+def test_nothing_without_tls(ser, certs, pair):
+    with TlsClient(ser.tls_port, _context(certs, pair.files["peer"])) as client:
+        rows = all_rows(pair, client, V.TLSv1_3)
+    with TcpClient(ser.tcp_port) as client:
+        ask_all(client, dict.fromkeys([*rows, "$sel(tls)", "$tls_description"], NULL))
+
+
+def test_without_a_certificate_of_the_peer(ser, certs, pair):
+    context = certs.client_context()
+    context.check_hostname = False
+    with TlsClient(ser.tls_port, context, name=None) as client:
+        rows = certificate_rows(pair, "peer")
+        ask_all(client, dict.fromkeys([*_as_variables(rows), *certificate_variables(pair, "peer")], NULL))
+        ask_all(client, _as_variables(certificate_rows(pair, "my")))
+        ask_all(client, {f"$tls_peer_{name}": "0" for name, _ in PEER_ROWS.values()})
+        ask_all(client, {"$tls_peer_server_name": NULL, "$sel(tls.server_name)": NULL})
+
+
+def test_a_resumed_session_knows_the_peer(ser, certs, pair):
+    context = _context(certs, pair.files["peer"])
+    with TlsClient(ser.tls_port, context) as client:
+        client.ask()
+        session = client.tls.session
+    with TlsClient(ser.tls_port, context, session=session) as client:
+        assert client.tls.session_reused
+        ask_all(client, _as_variables(certificate_rows(pair, "peer")) | {
+            "$tls_peer_verified": "1", "$sel(tls.peer.verified_cert_chain[0])": pair.pem["peer"],
+            "$sel(tls.peer.verified_cert_chain[1])": NULL})
+
+
+def test_an_index_that_is_a_variable(ser, certs, pair):
+    with TlsClient(ser.tls_port, _context(certs, pair.files["peer"])) as client:
+        reply = client.ask(headers=["X-Index: 1", "X-Ask: $(tls_peer_san_uri[$(hdr(X-Index){s.int})])"])
+        assert reply.body == b"urn:uuid:peer"
+
+
+# Selects as a route has them, and numbers.
+NATIVE = r"""
+	$var(n) = 0;
+	if (@tls.peer.verified == "1") { $var(n) = $var(n) + 1; }
+	if (@tls.PEER.Subj.CommonName == "peer.example.com") { $var(n) = $var(n) + 1; }
+	if (@tls.peer.uri[1] == "urn:uuid:peer" && @tls.my.dns[-1] == "my2.example.com") { $var(n) = $var(n) + 1; }
+	if (defined @tls.peer.dns[1] && !defined @tls.peer.dns[2]) { $var(n) = $var(n) + 1; }
+	if ($tls_peer_verified == 1 && $tls_peer_expired == 0 && $tls_cipher_bits > 100) { $var(n) = $var(n) + 1; }
+	if ($tls_peer_san_count(DNS) == 2 && $tls_my_san_count(ip) > 1) { $var(n) = $var(n) + 1; }
+	if ($tls_peer_subject_cn != $tls_my_subject_cn && $tls_peer_subject_cn != $null) { $var(n) = $var(n) + 1; }
+	append_to_reply("X-Native: $var(n)\r\n");
+	$var(i) = 0;
+	$var(all) = "";
+	while ($var(i) < $tls_peer_san_count(DNS)) {
+		$var(all) = $var(all) + $(tls_peer_san_hostname[$var(i)]) + " ";
+		$var(i) = $var(i) + 1;
+	}
+	append_to_reply("X-All: $var(all)\r\n");
+"""
+
+
+@pytest.mark.parametrize("kind", [TlsClient, WssClient], ids=["tls", "wss"])
+def test_in_a_route(pool, certs, pair, kind):
+    ser = pool.get(tls=_params(pair, certs), route=NATIVE, events=WEBSOCKET, modules=("xhttp", "websocket"),
+                   core=f"tcp_accept_no_cl=yes\n{WIDE}")
+    with kind(ser.tls_port, _context(certs, pair.files["peer"])) as client:
+        reply = client.ask()
+        assert reply.get("X-Native") == "7"
+        assert reply.get("X-All") == f"{DOMAIN} peer2.example.com"
+
+
+BAD = ["$sel(tls.peer.nothing)", "$sel(tls.peer.cn)", "$sel(tls.peer.subject[1])", "$sel(tls.peer.verified_cert_chain)",
+       "$sel(tls.peer.subject.cn.x)", "$sel(tls.count.dns)", "$sel(tls.peer.count)", "$sel(tls.peer.count.verified)",
+       "$(tls_peer_san_uri[*])", "$tls(x_subject_line)", "$tls_peer_san_count(X)", "$(tls_version[1])"]
+
+
+def test_what_there_is_not(ser, certs, pair):
+    with TlsClient(ser.tls_port, _context(certs, pair.files["peer"])) as client:
+        for what in BAD:
+            assert ask(client, what) == ["cannot be evaluated"], what
+
+
+# -- other routes ---------------------------------------------------------------------------
+
+RELAY = r"""
+	if ($hdr(X-Later) != $null) {
+		$avp(ask) = $hdr(X-Later);
+		$avp(for) = $hdr(X-For);
+		t_on_reply("LATER");
+		t_on_branch("LATER");
+		t_on_failure("LATER");
+		t_relay();
+		exit;
+	}
+"""
+LATER = r"""
+route[MAY] {
+	$var(may) = "no";
+	if (tls_peer_may_speak_for("$avp(for)")) { $var(may) = "yes"; }
+	if (is_peer_verified()) { $var(may) = $var(may) + " verified"; }
+	pv_evalx("$var(got)", "$avp(ask)");
+}
+onreply_route[LATER] {
+	route(MAY);
+	append_hf("X-Reply-May: $var(may)\r\nX-Reply: $(var(got){s.encode.hexa})\r\n");
+}
+branch_route[LATER] {
+	route(MAY);
+	append_hf("X-Branch-May: $var(may)\r\nX-Branch: $(var(got){s.encode.hexa})\r\n");
+}
+failure_route[LATER] {
+	route(MAY);
+	append_to_reply("X-Failure-May: $var(may)\r\nX-Failure: $(var(got){s.encode.hexa})\r\n");
+	t_reply("480", "Not there");
+}
+"""
+
+
+def _later(message, where: str, rows: dict[str, str]) -> None:
+    got = bytes.fromhex(message.get(where) or "").decode().split(SEPARATOR)
+    assert dict(zip(rows, got)) == rows
+
+
+@pytest.fixture
+def relay(pool, certs, pair):
+    return pool.get(tls=_params(pair, certs), route=RELAY, events=LATER, core=WIDE)
+
+
+@pytest.mark.parametrize("tls", [V.TLSv1_3, V.TLSv1_2], ids=["tls13", "tls12"])
+def test_of_the_server_that_a_reply_came_from(relay, certs, pair, tls):
+    """SER is the client there; the request came by UDP."""
+    context = certs.server_context(high=tls, ask_client=True)
+    context.load_cert_chain(*pair.files["peer"])
+    rows = {key: value for side in SIDES for key, value in certificate_variables(pair, side).items()
+            if "cert" not in key}
+    rows |= {"$tls_peer_verified": "1", "$tls_version": "TLSv1.3" if tls == V.TLSv1_3 else "TLSv1.2",
+             "$tls_peer_server_name": NULL}
+    with Endpoint(context) as endpoint, UdpClient(relay.udp_port) as caller:
+        reply = caller.ask("OPTIONS", endpoint.uri,
+                           headers=["X-Later: " + SEPARATOR.join(rows), "X-For: peer.example.com"])
+        assert reply.status == 200
+        _later(reply, "X-Reply", rows)
+        assert reply.get("X-Reply-May") == "yes verified"
+        request = endpoint.messages()[0]
+        _later(request, "X-Branch", dict.fromkeys(rows, NULL))
+        assert request.get("X-Branch-May") == "no"
+
+
+def test_branch_and_failure_routes_ask_of_the_request(relay, certs, pair):
+    rows = {"$tls_peer_subject_cn": PEER["CN"], "$tls_my_subject_cn": MINE["CN"], "$tls_peer_verified": "1",
+            "$tls_cipher_bits": "256"}
+    headers = ["X-Later: " + SEPARATOR.join(rows), "X-For: Peer.EXAMPLE.com"]
+    with TlsClient(relay.tls_port, _context(certs, pair.files["peer"])) as client, \
+            Endpoint(certs.server_context()) as endpoint:
+        assert client.ask("OPTIONS", endpoint.uri, headers=headers).status == 200
+        request = endpoint.messages()[0]
+        _later(request, "X-Branch", rows)
+        assert request.get("X-Branch-May") == "yes verified"
+        endpoint.status = "404 Not found"
+        reply = client.ask("OPTIONS", endpoint.uri, headers=headers)
+        assert reply.status == 480
+        _later(reply, "X-Failure", rows)
+        assert reply.get("X-Failure-May") == "yes verified"
+
+
+# -- who the peer may speak for -------------------------------------------------------------
+
+SPEAKS = r"""
+	if (tls_peer_may_speak_for("$hdr(X-For)")) { append_to_reply("X-May: yes\r\n"); }
+""" + ASK
+
+
+def _speaker(pool, certs, pair, **more):
+    return pool.get(tls=_params(pair, certs, verify_client="optional_no_ca", verify_certificate=0, **more),
+                    route=SPEAKS, events=WEBSOCKET, modules=("xhttp", "websocket"),
+                    core=f"tcp_accept_no_cl=yes\n{WIDE}")
+
+
+@pytest.fixture
+def speaker(pool, certs, pair):
+    return _speaker(pool, certs, pair)
+
+
+def may(client, domain: str) -> bool:
+    return client.ask(headers=[f"X-For: {domain}"]).get("X-May") == "yes"
+
+
+@pytest.mark.parametrize("kind", [TlsClient, WssClient], ids=["tls", "wss"])
+def test_may_speak_for(speaker, certs, pair, kind):
+    with kind(speaker.tls_port, _context(certs, pair.files["peer"])) as client:
+        for domain in ("peer.example.com", "PEER.example.COM", "peer.example.com."):
+            assert may(client, domain), domain
+        # The DNS names do not count beside a sip URI; a name is a host and nothing else.
+        for domain in (DOMAIN, "peer2.example.com", "example.com", "x.peer.example.com", "sip:peer.example.com",
+                       "peer.example.com:5061", "*.example.com", "127.0.0.1", "peer.example.com, x", "x" * 255,
+                       "peer.example.com" + "." * 240, "peer"):
+            assert not may(client, domain), domain
+        assert client.ask().get("X-May") is None, "no value"
+
+
+def test_may_speak_for_nobody(speaker, certs, pair):
+    san = [(URI, b"sip:peer.example.com")]
+    itself = certificate(pair.authority, "self-signed", subject=text_name(CN="peer.example.com"), sans=san,
+                         self_signed=True)
+    late = certificate(pair.authority, "expired", sans=san, not_after=(UTC, b"210101000000Z"))
+    for context in (_context(certs, itself), _context(certs, late), certs.client_context(),
+                    certs.client_context("foreign-client")):
+        with TlsClient(speaker.tls_port, context) as client:
+            assert not may(client, "peer.example.com")
+    with TcpClient(speaker.tcp_port) as client:
+        assert not may(client, "peer.example.com")
+
+
+def test_may_speak_for_names_without_sip_uri(speaker, certs, pair):
+    dns = certificate(pair.authority, "dns-only", sans=[(DNS, b"a.example.com"), (DNS, b"b.example.com")],
+                      subject=text_name(CN="cn.example.com"))
+    with TlsClient(speaker.tls_port, _context(certs, dns)) as client:
+        assert may(client, "a.example.com") and may(client, "b.example.com") and not may(client, "cn.example.com")
+    cn = certificate(pair.authority, "cn-only", subject=text_name(CN="cn.example.com"))
+    with TlsClient(speaker.tls_port, _context(certs, cn)) as client:
+        assert may(client, "cn.example.com") and not may(client, "a.example.com")
+    nul = certificate(pair.authority, "nul", sans=[(URI, b"sip:good.example.com\0.evil.example"),
+                                                   (DNS, b"good.example.com\0.evil.example")])
+    with TlsClient(speaker.tls_port, _context(certs, nul)) as client:
+        assert not may(client, "good.example.com")
+
+
+# -- what is wrong with a certificate -------------------------------------------------------
+
+
+def _verdict(client) -> dict[str, str]:
+    names = ("verified", "revoked", "expired", "selfsigned")
+    return dict(zip(names, ask(client, *(f"$tls_peer_{name}" for name in names))))
+
+
+def test_verdicts(pool, speaker, certs, pair):
+    old = (UTC, b"210101000000Z")
+    subject = text_name(CN="someone")
+    kinds = {
+        "good": (dict(), "1000"), "expired": (dict(not_after=old), "0010"),
+        "itself": (dict(self_signed=True), "0001"), "itself-expired": (dict(self_signed=True, not_after=old), "0011"),
+    }
+    for name, (more, verdict) in kinds.items():
+        files = certificate(pair.authority, f"verdict-{name}", subject=subject, **more)
+        with TlsClient(speaker.tls_port, _context(certs, files)) as client:
+            assert "".join(_verdict(client).values()) == verdict, name
+            chain = ask(client, "$sel(tls.peer.verified_cert_chain[0])")[0]
+            assert (chain == NULL) == (name != "good")
+    with TlsClient(speaker.tls_port, certs.client_context("foreign-client")) as client:
+        assert set(_verdict(client).values()) == {"0"}
+
+
+def test_revoked(pool, certs, pair):
+    from cryptography import x509
+    crl = certs.path / "attributes-crl.pem"
+    files = {name: certificate(pair.authority, f"revoked-{name}", subject=text_name(CN="someone"), **more)
+             for name, more in {"now": {}, "and-expired": {"not_after": (UTC, b"210101000000Z")}}.items()}
+    crl.write_bytes(pair.authority.crl(*(x509.load_pem_x509_certificate(pem.read_bytes())
+                                         for pem, _ in files.values())))
+    crl.chmod(0o644)
+    ser = _speaker(pool, certs, pair, crl=str(crl))
+    for name, verdict in (("now", "0100"), ("and-expired", "0110")):
+        with TlsClient(ser.tls_port, _context(certs, files[name])) as client:
+            assert "".join(_verdict(client).values()) == verdict, name
+    with TlsClient(ser.tls_port, _context(certs, pair.files["peer"])) as client:
+        assert "".join(_verdict(client).values()) == "1000"
+
+
+# -- certificates that want to deceive ------------------------------------------------------
+
+
+def cn(kind: int, value: bytes) -> dict:
+    return {"subject": [("CN", kind, value)]}
+
+
+def dns(*names: bytes) -> dict:
+    return {"sans": [(DNS, name) for name in names]}
+
+
+def line(text: str) -> dict[str, str]:
+    return {"$tls_peer_subject": text, "$tls(p_subject_line)": text}
+
+
+CN = "$tls_peer_subject_cn"
+HOST = "$tls_peer_san_hostname"
+MANY = [b"host%03d.example.com" % n for n in range(300)]
+
+# What OpenSSL refuses to read, so that no handshake brings it, is in test/unit/test_x509.c.
+HOSTILE: dict[str, tuple[dict, dict[str, str]]] = {
+    "utf8": (cn(UTF8, "日本語 ü".encode()), {CN: "日本語 ü"}),
+    "utf8, 4 bytes": (cn(UTF8, "😀".encode()), {CN: "😀"} | line("/CN=\\xF0\\x9F\\x98\\x80")),
+    "bmp": (cn(BMP, "Zürich 日".encode("utf-16-be")), {CN: "Zürich 日"}),
+    "universal": (cn(UNIVERSAL, "Zürich 😀".encode("utf-32-be")), {CN: "Zürich 😀"}),
+    "teletex": (cn(T61, b"Wien"), {CN: "Wien"}),
+    "teletex beyond ASCII": (cn(T61, "Zürich".encode("latin-1")), {CN: NULL} | line(NULL)),
+    "ia5": (cn(IA5, b"a@b"), {CN: "a@b"}),
+    "printable that is not": (cn(PRINTABLE, b"Z\xfcrich"), {CN: NULL} | line(NULL)),
+    "nul": (cn(UTF8, b"good.example.com\0.evil"), {CN: NULL} | line(NULL)),
+    "nul in printable": (cn(PRINTABLE, b"good\0evil"), {CN: NULL}),
+    "nul in bmp": (cn(BMP, "good\0evil".encode("utf-16-be")), {CN: NULL}),
+    "line feed": (cn(UTF8, b"a\r\nX-Evil: b"), {CN: NULL} | line(NULL)),
+    "escape": (cn(UTF8, b"a\x1b[2Jb"), {CN: NULL}),
+    "control beyond ASCII": (cn(UTF8, "a\x85b".encode()), {CN: NULL}),
+    "empty": (cn(UTF8, b""), {CN: ""} | line("/CN=")),
+    "no name": ({}, {CN: NULL, "$tls_peer_subject_organization": NULL} | line("")),
+    "slash": (cn(UTF8, b"a/CN=b\\"), {CN: "a/CN=b\\"} | line("/CN=a\\x2FCN=b\\x5C")),
+    "several": ({"subject": [("OU", UTF8, b"one"), ("OU", UTF8, b"two"), ("1.2.3.4", UTF8, b"three")]},
+                {"$tls_peer_subject_unit": "one"} | line("/OU=one/OU=two/1.2.3.4=three")),
+    "one field wrong": ({"subject": [("O", UTF8, b"fine"), ("OU", UTF8, b"a\0b"), ("CN", UTF8, b"good")]},
+                        {"$tls_peer_subject_organization": "fine", "$tls_peer_subject_unit": NULL, CN: "good"}
+                        | line(NULL)),
+    "long name": (cn(UTF8, b"x" * 5000), {CN: "x" * 5000} | line("/CN=" + "x" * 5000)),
+    "dns with nul": (dns(b"good.example.com\0.evil", b"second.example.com"),
+                     {HOST: NULL, f"$({HOST[1:]}[1])": "second.example.com", "$tls_peer_san_count(DNS)": "2"}),
+    "dns beyond ASCII": (dns("ü.example.com".encode()), {HOST: NULL}),
+    "dns, empty": (dns(b""), {HOST: "", "$tls_peer_san_count(DNS)": "1"}),
+    "email and uri with nul": ({"sans": [(EMAIL, b"a@b\0c"), (URI, b"sip:a\0b")]},
+                               {"$tls_peer_san_email": NULL, "$tls_peer_san_uri": NULL}),
+    "uri with line feed": ({"sans": [(URI, b"sip:a\r\nb")]}, {"$tls_peer_san_uri": NULL}),
+    "ip of 5 bytes": ({"sans": [(IP, b"\x7f\0\0\1\1"), (IP, b"\x0a\0\0\1")]},
+                      {"$tls_peer_san_ip": NULL, "$(tls_peer_san_ip[1])": "10.0.0.1"}),
+    "ip, empty": ({"sans": [(IP, b"")]}, {"$tls_peer_san_ip": NULL}),
+    "other name only": ({"sans": [(OTHER, oid("1.2.3") + tlv(0xA0, tlv(UTF8, b"a.example.com")))]},
+                        {HOST: NULL, "$tls_peer_san_uri": NULL, "$tls_peer_san_count(DNS)": "0"}),
+    "300 names": (dns(*MANY), {"$tls_peer_san_count(DNS)": "300", f"$({HOST[1:]}[299])": "host299.example.com",
+                               f"$({HOST[1:]}[-300])": "host000.example.com", f"$({HOST[1:]}[300])": NULL,
+                               f"$({HOST[1:]}[-301])": NULL, f"$({HOST[1:]}[2147483647])": NULL,
+                               f"$({HOST[1:]}[-2147483647])": NULL}),
+    "no names": ({"sans": []}, {HOST: NULL, "$tls_peer_san_count(DNS)": "0"}),
+    "negative serial": ({"serial": b"\xff"}, {"$tls_peer_serial": "-1"}),
+    "big negative serial": ({"serial": b"\x80" + b"\0" * 19}, {"$tls_peer_serial": str(-(1 << 159))}),
+    "zero serial": ({"serial": b"\0"}, {"$tls_peer_serial": "0"}),
+    "serial of 100 bytes": ({"serial": b"\x7f" * 100}, {"$tls_peer_serial": str(int.from_bytes(b"\x7f" * 100, "big"))}),
+    "serial of 5000 bytes": ({"serial": b"\x7f" * 5000}, {"$tls_peer_serial": NULL}),
+    "after 2050": ({"not_after": (GENERALIZED, b"20991231235959Z")},
+                   {"$tls_peer_notAfter": "Dec 31 23:59:59 2099 GMT"}),
+    "year 9999": ({"not_after": (GENERALIZED, b"99991231235959Z")}, {"$tls_peer_notAfter": "Dec 31 23:59:59 9999 GMT"}),
+    "1950": ({"not_before": (UTC, b"500101000000Z")}, {"$tls_peer_notBefore": "Jan  1 00:00:00 1950 GMT"}),
+    "time with a fraction": ({"not_after": (GENERALIZED, b"20491231235959.5Z")}, {"$tls_peer_notAfter": NULL}),
+    "time of a zone": ({"not_after": (UTC, b"481231235959+0100")}, {"$tls_peer_notAfter": NULL}),
+    "no time": ({"not_after": (UTC, b"481331235959Z")}, {"$tls_peer_notAfter": NULL}),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_right_or_null(speaker, certs, pair, case):
+    more, expected = HOSTILE[case]
+    files = certificate(pair.authority, "hostile", **more)
+    with TlsClient(speaker.tls_port, _context(certs, files)) as client:
+        ask_all(client, expected | {"$sel(tls.peer.raw_cert)": files[0].read_text()})
+
+
+@pytest.fixture(scope="module")
+def big(pair):
+    """A certificate of 64 KB."""
+    return certificate(pair.authority, "big", subject=text_name(CN="big"), sans=[(DNS, b"big.example.com")],
+                       extensions=[extension("1.2.3.4.5", b"x" * 65000)])
+
+
+def test_big(speaker, certs, pair, big):
+    pem = big[0].read_text()
+    encoded = urllib.parse.quote(pem, safe="-_.~")
+    size = {"raw_cert": len(pem), "urlencoded_cert": len(encoded)}
+    with TlsClient(speaker.tls_port, _context(certs, big)) as client:
+        ask_all(client, {f"$(tls_peer_{name}{{s.len}})": str(n) for name, n in size.items()}
+                | {"$(tls_peer_raw_cert{s.md5})": hashlib.md5(pem.encode()).hexdigest(), CN: "big",
+                   HOST: "big.example.com"})
+
+
+def _memory_of(speaker, context, cn: str, count: int = 10) -> int:
+    """Shared memory while so many connections with that certificate are open."""
+    clients = [TlsClient(speaker.tls_port, context) for _ in range(count)]
+    for client in clients:
+        assert ask(client, CN) == [cn]
+    used = speaker.shm_used()
+    for client in clients:
+        client.close()
+    speaker.wait_connections(0)
+    return used
+
+
+def test_one_copy_in_shared_memory(speaker, certs, pair, big):
+    small = _context(certs, pair.files["peer"])
+    _memory_of(speaker, small, PEER["CN"])
+    before = speaker.shm_used()
+    usual = _memory_of(speaker, small, PEER["CN"])
+    much = _memory_of(speaker, _context(certs, big), "big")
+    assert 60000 < much - usual < 100000
+    assert abs(speaker.shm_used() - before) < 10000, "it goes with the last connection"
+
+
+def test_the_peer_closes_while_a_route_runs(pool, certs, pair):
+    ser = pool.get(tls=_params(pair, certs), modules=("cfgutils",), debug=2,
+                   route='if ($hdr(X-Late) == $null) { sl_send_reply("200", "OK"); exit; } usleep("300000"); xlog("L_WARN", "late: $tls_peer_subject_cn $tls_my_subject_cn\\n");')
+    for how in ("close", "rst"):
+        mark = ser.mark()
+        client = TlsClient(ser.tls_port, _context(certs, pair.files["peer"]))
+        assert client.ask().status == 200
+        client.send(client.build(uri=client.ser_uri, headers=["X-Late: yes"]))
+        getattr(client, how)()
+        ser.wait_log(rf"late: ({PEER['CN']} {MINE['CN']}|{NULL} {NULL})$", since=mark)
