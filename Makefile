@@ -4,8 +4,9 @@
 # inside such a tree, when this folder is its src/modules/tls (make modules modules=modules/tls there,
 # or make here). `make help` lists the targets and variables.
 
-SSL_CFLAGS ?= $(shell pkg-config --cflags libssl libcrypto zlib 2>/dev/null)
-SSL_LIBS ?= $(shell pkg-config --libs libssl libcrypto zlib 2>/dev/null || echo -lssl -lcrypto -lz)
+SSL_CFLAGS ?= $(shell pkg-config --cflags libssl libcrypto 2>/dev/null)
+SSL_LIBS ?= $(shell pkg-config --libs libssl libcrypto 2>/dev/null || echo -lssl -lcrypto)
+ZLIB_LIBS ?= $(shell pkg-config --libs zlib 2>/dev/null || echo -lz)
 # Only what tls.map names leaves the module, and it never binds to another module's functions.
 # (The host's own are undefined until it loads the module.)
 LINK_LIMITS = -Wl,--version-script=tls.map -Wl,-Bsymbolic
@@ -20,7 +21,7 @@ NAME = tls.so
 INCLUDES += -I../..
 DEFS += -pthread -fvisibility=hidden $(SSL_CFLAGS)
 tls_mod.o: DEFS += -fvisibility=default
-LIBS += $(LINK_LIMITS) -pthread $(SSL_LIBS) $(TLS_EXTRA_LIBS)
+LIBS += $(LINK_LIMITS) -pthread $(SSL_LIBS) $(ZLIB_LIBS) $(TLS_EXTRA_LIBS)
 MOD_INSTALL_CFGS = tls.cfg
 
 include ../../Makefile.modules
@@ -64,7 +65,7 @@ host_bin := $(shell PATH=$$PATH:/usr/sbin; command -v $(or $(SER_BIN),kamailio))
 host_key := src:$(SER_SRC) bin:$(if $(host_bin),$(shell stat -L -c %n:%s:%Y:%Z $(host_bin))) cc:$(CC)
 $(call record,$B/host/key,$(host_key))
 include $B/host/config.mk
-build_key := $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(WERROR) $(SSL_CFLAGS) $(SSL_LIBS) $(TLS_EXTRA_LIBS)
+build_key := $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(WERROR) $(SSL_CFLAGS) $(SSL_LIBS) $(ZLIB_LIBS) $(TLS_EXTRA_LIBS)
 $(call record,$B/key,$(build_key))
 endif
 
@@ -79,7 +80,7 @@ ALL_CPPFLAGS = -I. $(HOST_CPP) -DMOD_NAME='"tls"' $(SSL_CFLAGS) $(CPPFLAGS)
 ALL_CFLAGS = $(HOST_CFLAGS) -pthread -fPIC -fvisibility=hidden $(WARN) $(if $(WERROR),-Werror) $(CFLAGS)
 DEPFLAGS = -MMD -MP -MF $(@:.o=.d)
 compile = $(CC) $(ALL_CPPFLAGS) $(ALL_CFLAGS) $(1) $(DEPFLAGS) -c -o $@ $<
-ALL_LIBS = -pthread $(SSL_LIBS) $(TLS_EXTRA_LIBS)
+ALL_LIBS = -pthread $(SSL_LIBS) $(ZLIB_LIBS) $(TLS_EXTRA_LIBS)
 link_so = $(CC) -shared $(HOST_CFLAGS) $(CFLAGS) $(LDFLAGS) $(1) $(LINK_LIMITS) \
 	-Wl,-z,now,-z,relro -Wl,--as-needed -o $@ $(filter %.o,$^) $(ALL_LIBS)
 OBJ_DEPS = Makefile $B/key $B/host/config.mk
@@ -211,7 +212,7 @@ do-bench: tls.so
 
 # ---- lint
 HEADERS := $(wildcard *.h)
-TOOL_C := $(sort $(wildcard bench/*.c demo/*.c))
+TOOL_C := $(sort $(wildcard bench/*.c demo/*.c test/scenario/*.c))
 ALL_C := $(SRCS) $(HEADERS) $(UNIT_SRCS) $(FUZZ_TESTS) $(TEST_MODULES) $(wildcard test/*/*.h bench/*.h) $(TOOL_C)
 SCRIPTS := $(shell grep -lE '^\#! ?/(usr/)?bin/(env )?(ba|da)?sh' $(wildcard tools/* demo/* bench/* test/*/*.sh .ci/run) 2>/dev/null)
 PYTHONS := $(sort $(wildcard test/*/*.py bench/*.py demo/*.py tools/*.py) \
@@ -316,7 +317,7 @@ help:
 	@echo
 	@echo 'SER_SRC=DIR         build for a source tree of SER instead of the installed one'
 	@echo 'SER_BIN=FILE        the host is this binary (default: kamailio)'
-	@echo 'TLS_EXTRA_LIBS=...  more libraries to link with; SSL_CFLAGS, SSL_LIBS: where OpenSSL is'
+	@echo 'TLS_EXTRA_LIBS=...  more libraries to link with; SSL_CFLAGS, SSL_LIBS, ZLIB_LIBS'
 	@echo 'WERROR=1 V=1 DEPS=no FUZZ_SECONDS=20 PYTEST_ARGS=-q BENCH_ARGS='
 
 .SECONDARY:

@@ -7,7 +7,10 @@
 #ifndef TLS_COMPAT_H
 #define TLS_COMPAT_H
 
+#include <openssl/e_os2.h>
 #include <openssl/opensslv.h>
+
+#include <stddef.h>
 
 #if OPENSSL_VERSION_NUMBER < 0x10101000L
 #error "OpenSSL 1.1.1 or newer is required"
@@ -24,7 +27,7 @@
 #define TLS_OPENSSL_0_9_8(letter) (0x0090800fUL + ((unsigned long)((letter) - 'a' + 1) << 4))
 
 /* Options that only newer versions have; what they turn off is not there before. */
-#ifdef SSL_OP_NO_RX_CERTIFICATE_COMPRESSION
+#if OPENSSL_VERSION_NUMBER >= 0x30200000L
 #define TLS_OP_NO_RX_CERTIFICATE_COMPRESSION SSL_OP_NO_RX_CERTIFICATE_COMPRESSION
 #else
 #define TLS_OP_NO_RX_CERTIFICATE_COMPRESSION 0
@@ -32,6 +35,15 @@
 
 /* Session tickets are authenticated through EVP_MAC, not HMAC_CTX. */
 #define TLS_HAVE_EVP_MAC (OPENSSL_VERSION_NUMBER >= 0x30000000L)
+
+/* How the functions of a compression method tell sizes. */
+#if OPENSSL_VERSION_NUMBER >= 0x30200000L
+typedef size_t tls_comp_size;
+typedef ossl_ssize_t tls_comp_result;
+#else
+typedef unsigned int tls_comp_size;
+typedef int tls_comp_result;
+#endif
 
 /* The library that this module was compiled against, for the start-up check. */
 #define TLS_BUILD_OPENSSL_NUMBER ((unsigned long)OPENSSL_VERSION_NUMBER)

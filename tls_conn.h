@@ -57,7 +57,8 @@ struct tls_conn {
 	uint32_t handle;       /* the engine's session, or 0 */
 	uint32_t domain_id;    /* counted as its user, or 0 */
 	ticks_t started;
-	int64_t created; /* seconds since 1970 */
+	int64_t created;                    /* seconds since 1970 */
+	uint64_t clear_bytes, packed_bytes; /* both ways, so far; 0 without compression */
 	struct tls_stream stream;
 	struct tls_blob *records; /* of the peer: a part of one, or whole ones that must wait */
 	struct tls_blob *clear;   /* of the peer: found no room in the host's buffer yet */

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "tls_context.h"
 
+#include "fixed_c_zlib.h"
 #include "tls_compat.h"
 #include "tls_identity.h"
 #include "tls_pem.h"
@@ -729,13 +730,10 @@ static void build_options(struct build *b)
 	if (tls_workaround_on(TLS_WORKAROUND_CERT_COMPRESSION))
 		options |= TLS_OP_NO_RX_CERTIFICATE_COMPRESSION;
 	SSL_CTX_clear_options(b->ctx, SSL_OP_NO_COMPRESSION);
-	if (cfg->disable_compression)
+	if (fixed_c_zlib_installed())
+		fixed_c_zlib_allow(b->ctx);
+	else
 		options |= SSL_OP_NO_COMPRESSION;
-	else if (sk_SSL_COMP_num(SSL_COMP_get_compression_methods()) <= 0)
-		tls_report_warning(b->report,
-				   "parameter tls_disable_compression: %s has no compression "
-				   "method, so nothing is compressed",
-				   OpenSSL_version(OPENSSL_VERSION));
 	SSL_CTX_set_options(b->ctx, options);
 	SSL_CTX_set_mode(b->ctx,
 			 SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "tls_engine.h"
 
+#include "fixed_c_zlib.h"
+
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -461,6 +463,28 @@ static unsigned processors(void)
 	return online > 0 ? (unsigned)online : 1;
 }
 
+/* Compression has to be there before the first SSL_CTX. False: it was asked for, but it is not. */
+static bool prepare_compression(struct tls_report *report)
+{
+	char why[FIXED_C_ZLIB_WHY];
+
+	if (engine->cfg->disable_compression || fixed_c_zlib_install(why) == 0)
+		return true;
+	if (engine->cfg->force_run) {
+		tls_report_warning(
+			report,
+			"parameter tls_disable_compression: no compression is offered, "
+			"it does not work with %s; going on because tls_force_run is set",
+			why);
+		return true;
+	}
+	tls_report_error(report,
+			 "parameter tls_disable_compression: compression does not work with %s; "
+			 "set it to 1, or tls_force_run to start without",
+			 why);
+	return false;
+}
+
 /* Once, with the rights that are left. Returns -1 if it cannot be used. */
 static int open_keylog(struct tls_report *report)
 {
@@ -500,7 +524,7 @@ static struct tls_domain_set *build_domains(const char *name, struct tls_domain_
 
 	if (name[0] && !config)
 		tls_report_error(report, "out of memory");
-	else
+	else if (prepare_compression(report))
 		set = tls_domain_set_new(&source, report);
 	free(config);
 	/* Privileges go once the files that only root can read were read. */
@@ -686,6 +710,8 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 	answer->out_len = (uint32_t)io.out_len;
 	answer->clear_len = (uint32_t)io.clear_len;
 	answer->cert_len = (uint32_t)io.cert_len;
+	answer->clear_bytes = io.clear_bytes;
+	answer->packed_bytes = io.packed_bytes;
 	answer->more = io.more;
 	write_keylog(slot);
 	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_HELD)
@@ -735,6 +761,7 @@ static void reset_answer(struct tls_engine_answer *answer)
 	answer->state = TLS_SESSION_FAILED;
 	answer->handle = answer->in_used = 0;
 	answer->out_len = answer->clear_len = answer->cert_len = answer->rows = 0;
+	answer->clear_bytes = answer->packed_bytes = 0;
 	answer->more = false;
 	answer->text[0] = answer->keylog[0] = answer->keylog_trouble[0] = '\0';
 }

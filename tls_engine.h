@@ -62,8 +62,9 @@ struct tls_engine_answer {
 	uint32_t out_len;
 	uint32_t clear_len;
 	uint32_t cert_len;
-	uint32_t rows; /* of DOMAINS */
-	bool more;     /* call again without input for the rest */
+	uint32_t rows;                      /* of DOMAINS */
+	uint64_t clear_bytes, packed_bytes; /* so far, on a connection with compression */
+	bool more;                          /* call again without input for the rest */
 	struct tls_session_info info;
 	struct tls_stream stream; /* wipe it when it was taken */
 	char text[TLS_SESSION_TEXT];

@@ -77,8 +77,20 @@ struct list_row {
 	int id, timeout, src_port, dst_port, queued, records, flags;
 	char domain[TLS_DOMAIN_NAME + 8], name[TLS_SESSION_NAME], created[24];
 	char src[IP_ADDR_MAX_STR_SIZE], dst[IP_ADDR_MAX_STR_SIZE];
+	char compression[32];
 	const char *suite, *state, *path;
 };
+
+/* How many bytes of clear text one byte of compressed records stands for. */
+static void compression_text(const struct tls_conn *conn, char *text, size_t size)
+{
+	uint64_t clear = conn->clear_bytes, packed = conn->packed_bytes;
+
+	if (packed > 0)
+		snprintf(text, size, "zlib %.2f", (double)clear / (double)packed);
+	else
+		snprintf(text, size, "none");
+}
 
 static void fill_list_row(struct list_row *row, struct tcp_connection *c)
 {
@@ -104,6 +116,7 @@ static void fill_list_row(struct list_row *row, struct tcp_connection *c)
 	row->flags = established ? 2 : 0; /* bit 2 of the descendant's: handshaked */
 	row->state = state_text(conn);
 	row->path = conn->state == TLS_CONN_FAST ? "fast" : "engine";
+	compression_text(conn, row->compression, sizeof(row->compression));
 }
 
 static void add_list_row(rpc_t *rpc, void *ctx, struct list_row *row)
@@ -112,12 +125,12 @@ static void add_list_row(rpc_t *rpc, void *ctx, struct list_row *row)
 
 	if (rpc->add(ctx, "{", &handle) < 0)
 		return;
-	rpc->struct_add(handle, "dsssdsdsdsdddss", "id", row->id, "dom", row->domain, "sni",
+	rpc->struct_add(handle, "dsssdsdsdsdddsss", "id", row->id, "dom", row->domain, "sni",
 			row->name, "timestamp", row->created, "timeout", row->timeout, "src_ip",
 			row->src, "src_port", row->src_port, "dst_ip", row->dst, "dst_port",
 			row->dst_port, "cipher", row->suite, "ct_wq_size", row->queued,
 			"enc_rd_buf", row->records, "flags", row->flags, "state", row->state,
-			"path", row->path);
+			"path", row->path, "compression", row->compression);
 }
 
 static void rpc_list(rpc_t *rpc, void *ctx)

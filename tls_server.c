@@ -197,6 +197,8 @@ static struct tls_engine_slot *ask_engine(struct tls_conn *conn, enum tls_engine
 		return NULL;
 	conn->handle = slot->answer.handle;
 	tls_log_keys(conn, &slot->answer);
+	conn->clear_bytes = slot->answer.clear_bytes;
+	conn->packed_bytes = slot->answer.packed_bytes;
 	return slot;
 }
 

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "tls_session.h"
 
+#include "fixed_c_zlib.h"
 #include "tls_keylog.h"
 #include "tls_workaround.h"
 
@@ -53,6 +54,7 @@ struct tls_session {
 	bool no_domain;           /* no section fits what the client asks for */
 	bool revoked;             /* a certificate of the peer's chain */
 	char bad_cert[CERT_TEXT]; /* what is wrong with the peer's certificate */
+	struct fixed_c_zlib_meter zlib;
 };
 
 static int session_index = -1;
@@ -504,6 +506,7 @@ void tls_session_free(struct tls_session *s)
 		SSL_set_shutdown(s->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 	SSL_free(s->ssl);
 	tls_domain_set_unref(s->set);
+	fixed_c_zlib_count(NULL);
 	OPENSSL_cleanse(s, sizeof(*s));
 	free(s);
 }
@@ -536,6 +539,8 @@ static const char *failure_reason(struct tls_session *s, int ssl_error)
 
 	if (ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED)
 		return X509_verify_cert_error_string(SSL_get_verify_result(s->ssl));
+	if (s->zlib.trouble)
+		return s->zlib.trouble;
 	if (s->no_domain)
 		return "no domain for this address and name";
 	if (s->alert_received >= 0 && s->alert_sent < 0)
@@ -787,19 +792,28 @@ static enum tls_session_state session_finish(struct tls_session *s, struct tls_s
 	return session_read(s, io);
 }
 
-static enum tls_session_state session_run(struct tls_session *s, struct tls_session_io *io)
+/* Begins a call that may compress or expand. */
+static void call_begin(struct tls_session *s)
 {
-	int result, error;
-
-	if (io->in_len > 0 && BIO_write(s->in, io->in, (int)io->in_len) != (int)io->in_len) {
-		snprintf(io->text, TLS_SESSION_TEXT, "reason=\"out of memory\"");
-		return TLS_SESSION_FAILED;
-	}
-	if (s->done)
-		return session_read(s, io);
+	fixed_c_zlib_count(&s->zlib);
 	ERR_clear_error();
-	result = SSL_do_handshake(s->ssl);
-	error = result == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, result);
+}
+
+/* Ends it: the counts go with the answer. */
+static enum tls_session_state call_end(const struct tls_session *s, struct tls_session_io *io,
+				       enum tls_session_state state)
+{
+	fixed_c_zlib_count(NULL);
+	io->clear_bytes = s->zlib.clear;
+	io->packed_bytes = s->zlib.packed;
+	return state;
+}
+
+static enum tls_session_state session_handshake(struct tls_session *s, struct tls_session_io *io)
+{
+	int result = SSL_do_handshake(s->ssl);
+	int error = result == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, result);
+
 	if (SSL_version(s->ssl) == TLS1_2_VERSION && !s->has_nonce)
 		note_nonce(s);
 	if (error == SSL_ERROR_NONE)
@@ -814,8 +828,13 @@ enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session
 {
 	enum tls_session_state state;
 
+	if (io->in_len > 0 && BIO_write(s->in, io->in, (int)io->in_len) != (int)io->in_len) {
+		snprintf(io->text, TLS_SESSION_TEXT, "reason=\"out of memory\"");
+		return TLS_SESSION_FAILED;
+	}
 	s->io = io;
-	state = session_run(s, io);
+	call_begin(s);
+	state = call_end(s, io, s->done ? session_read(s, io) : session_handshake(s, io));
 	s->io = NULL;
 	return state;
 }
@@ -824,20 +843,21 @@ enum tls_session_state tls_session_write(struct tls_session *s, struct tls_sessi
 {
 	int len;
 
-	ERR_clear_error();
+	call_begin(s);
 	len = SSL_write(s->ssl, io->in, (int)io->in_len);
 	if (len <= 0)
-		return session_fail(s, io, SSL_get_error(s->ssl, len));
+		return call_end(s, io, session_fail(s, io, SSL_get_error(s->ssl, len)));
 	io->in_used = (size_t)len;
 	drain(s, io);
-	return TLS_SESSION_HELD;
+	return call_end(s, io, TLS_SESSION_HELD);
 }
 
 void tls_session_close(struct tls_session *s, struct tls_session_io *io)
 {
-	ERR_clear_error();
+	call_begin(s);
 	if (s->done)
 		SSL_shutdown(s->ssl);
 	ERR_clear_error();
 	drain(s, io);
+	call_end(s, io, TLS_SESSION_HELD);
 }

@@ -65,9 +65,10 @@ struct tls_session_io {
 	 * there. */
 	uint8_t *cert;
 	size_t cert_size, cert_len;
-	unsigned keylog_mode; /* TLS_KEYLOG_... bits, or 0: no lines */
-	char *keylog;         /* TLS_KEYLOG_TEXT bytes, lines are appended */
-	bool more;            /* call again, without input: a buffer was too small */
+	unsigned keylog_mode;               /* TLS_KEYLOG_... bits, or 0: no lines */
+	char *keylog;                       /* TLS_KEYLOG_TEXT bytes, lines are appended */
+	uint64_t clear_bytes, packed_bytes; /* so far on a compressed connection: fixed_c_zlib.h */
+	bool more;                          /* call again, without input: a buffer was too small */
 	struct tls_session_info *info;
 	struct tls_stream *stream;
 	char *text; /* TLS_SESSION_TEXT bytes */
