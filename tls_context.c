@@ -560,6 +560,13 @@ bool tls_context_accepts_unverified(enum tls_role role, const struct tls_setting
 	       strcasecmp(s->verify_client, "optional_no_ca") == 0;
 }
 
+/* A client asks for its server_name, or for a name that routes give for each connection. */
+static bool has_name_to_ask_for(const struct build *b)
+{
+	return b->input->role == TLS_ROLE_CLIENT &&
+	       (b->settings->server_name || b->input->cfg->xavp_cfg.len > 0);
+}
+
 static void check_verify_name(struct build *b, bool verify)
 {
 	const struct tls_settings *s = b->settings;
@@ -575,7 +582,7 @@ static void check_verify_name(struct build *b, bool verify)
 			  "holds it is verified: set verify_certificate or "
 			  "require_certificate%s",
 			  b->input->role == TLS_ROLE_SERVER ? " or verify_client" : "");
-	if (!s->verify_names && (b->input->role == TLS_ROLE_SERVER || !s->server_name))
+	if (!s->verify_names && !has_name_to_ask_for(b))
 		SAY_ERROR(b, verify_name, "which name? set verify_names%s",
 			  b->input->role == TLS_ROLE_CLIENT ? " or server_name" : "");
 	bad = s->verify_names ? tls_identity_bad_name(rule, s->verify_names, &len) : NULL;

@@ -704,8 +704,10 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 		answer->state = tls_session_run(session, &io);
 	else if (slot->request.op == TLS_ENGINE_WRITE)
 		answer->state = tls_session_write(session, &io);
-	else
+	else if (slot->request.op == TLS_ENGINE_CLOSE)
 		tls_session_close(session, &io);
+	else
+		tls_session_describe(session, &io);
 	answer->in_used = (uint32_t)io.in_used;
 	answer->out_len = (uint32_t)io.out_len;
 	answer->clear_len = (uint32_t)io.clear_len;

@@ -29,6 +29,7 @@ enum tls_engine_op {
 	TLS_ENGINE_RUN,      /* tls_session_run(), with handle 0 on a new session */
 	TLS_ENGINE_WRITE,    /* tls_session_write() */
 	TLS_ENGINE_CLOSE,    /* tls_session_close() */
+	TLS_ENGINE_DESCRIBE, /* tls_session_describe() */
 };
 
 /* What is asked. in_len bytes stand in the slot's in. */

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_log.h"
 
+#include "core/pt.h"
+
 #include <openssl/crypto.h>
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+/* What a line tells more is not worth keeping the TCP main process waiting. */
+#define DESCRIBE_TIMEOUT_MS 50
 
 static struct tls_address address_of(const struct ip_addr *ip, unsigned short port)
 {
@@ -37,6 +42,22 @@ void tls_log_conn(int level, const struct tls_conn *conn, const char *event, con
 	    (conn->tcp->flags & F_CONN_PASSIVE) || conn->tcp->state == S_CONN_ACCEPT ? "server"
 										     : "client",
 	    detail);
+}
+
+void tls_log_handshake(const struct tls_conn *conn, const char *reason)
+{
+	struct tls_engine_slot *slot = NULL;
+
+	if (conn->state == TLS_CONN_HANDSHAKE && conn->handle && !tls_engine_is_stuck())
+		slot = tls_engine_slot((unsigned)process_no);
+	if (slot) {
+		slot->request.op = TLS_ENGINE_DESCRIBE;
+		slot->request.handle = conn->handle;
+		if (tls_engine_call(slot, DESCRIBE_TIMEOUT_MS) != 0)
+			slot = NULL;
+	}
+	tls_log_conn(L_WARN, conn, "failed", "reason=\"%s\"%s", reason,
+		     slot ? slot->answer.text : "");
 }
 
 void tls_log_keys(const struct tls_conn *conn, struct tls_engine_answer *answer)

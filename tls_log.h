@@ -14,6 +14,10 @@
 void tls_log_conn(int level, const struct tls_conn *conn, const char *event, const char *format,
 		  ...) __attribute__((format(printf, 4, 5)));
 
+/* Logs that a connection failed before its handshake was done, for a reason that the engine does
+ * not see, with what it knows of the handshake. write_lock must be held: nobody else may ask. */
+void tls_log_handshake(const struct tls_conn *conn, const char *reason);
+
 /* Logs the lines of the key log that an answer of the engine holds, and wipes them. */
 void tls_log_keys(const struct tls_conn *conn, struct tls_engine_answer *answer);
 

@@ -88,8 +88,7 @@ void tls_h_tcpconn_clean(struct tcp_connection *c)
 static void log_early_end(const struct tls_conn *conn)
 {
 	if (conn->state == TLS_CONN_HANDSHAKE)
-		tls_log_conn(L_WARN, conn, "failed",
-			     "reason=\"the connection was closed during the handshake\"");
+		tls_log_handshake(conn, "the connection was closed during the handshake");
 	else if (conn->state == TLS_CONN_NEW)
 		tls_log_conn(L_INFO, conn, "closed",
 			     "reason=\"the connection was closed without a byte\"");
@@ -657,12 +656,18 @@ static void set_flags(struct reading *r, rd_conn_flags_t *flags)
 	}
 }
 
+static void late_fail(struct reading *r)
+{
+	tls_log_handshake(r->conn, TLS_WATCH_LATE);
+	read_end(r);
+}
+
 /* True when reading must not go on. A handshake is not worth the memory that it takes while that is
  * short; a connection that is established lives on. */
 static bool cannot_read(struct reading *r)
 {
 	if (tls_watch_handshake_late(r->conn))
-		read_fail(r, "reason=\"the handshake takes too long (handshake_timeout)\"");
+		late_fail(r);
 	else if (r->conn->state < TLS_CONN_FAST && tls_shortage_refuses_operation(r->conn, true))
 		read_end(r);
 	else

@@ -277,6 +277,18 @@ static void tell_offer(char *text, const struct offer *offer)
 	tell_numbers(text, " suites=", offer->suites, offer->suites_len);
 }
 
+/* Keeps a name in the form that it has in a ClientHello, without the trailing dot of a DNS name; it
+ * goes into log lines. */
+static void take_name(struct tls_session *s, const char *name, size_t len)
+{
+	if (len > 1 && name[len - 1] == '.')
+		len--;
+	for (size_t i = 0; i < len; i++)
+		s->server_name[i] =
+			name[i] > ' ' && name[i] < 0x7f && name[i] != '"' ? name[i] : '?';
+	s->server_name[len] = '\0';
+}
+
 /* server_name of RFC 6066 section 3: a list with one entry of type host_name. */
 static void note_server_name(struct tls_session *s, SSL *ssl)
 {
@@ -289,9 +301,7 @@ static void note_server_name(struct tls_session *s, SSL *ssl)
 	name_len = (size_t)ext[3] << 8 | ext[4];
 	if (name_len > len - 5 || name_len >= sizeof(s->server_name))
 		return;
-	for (size_t i = 0; i < name_len; i++) /* it goes into log lines */
-		s->server_name[i] = ext[5 + i] > ' ' && ext[5 + i] < 0x7f ? (char)ext[5 + i] : '?';
-	s->server_name[name_len] = '\0';
+	take_name(s, (const char *)ext + 5, name_len);
 }
 
 /*
@@ -442,26 +452,28 @@ static bool is_ip_address(const char *name)
 	return inet_pton(AF_INET, name, ip) == 1 || inet_pton(AF_INET6, name, ip) == 1;
 }
 
-static bool start_client(struct tls_session *s, const struct tls_session_setup *setup)
+static bool start_client(struct tls_session *s)
 {
-	const char *name =
-		setup->server_name[0] ? setup->server_name : s->domain->settings.server_name;
+	const char *name = s->domain->settings.server_name;
 
 	SSL_set_connect_state(s->ssl);
-	if (!name)
-		return true;
-	snprintf(s->server_name, sizeof(s->server_name), "%s", name);
+	if (!s->server_name[0] && name)
+		take_name(s, name, strnlen(name, sizeof(s->server_name) - 1));
 	/* RFC 6066 section 3: an address is not sent as a name; it can be verified all the same. */
-	return is_ip_address(name) || SSL_set_tlsext_host_name(s->ssl, name) == 1;
+	return !s->server_name[0] || is_ip_address(s->server_name) ||
+	       SSL_set_tlsext_host_name(s->ssl, s->server_name) == 1;
 }
 
 static bool session_start(struct tls_session *s, const struct tls_session_setup *setup)
 {
 	bool server = s->role == TLS_ROLE_SERVER;
 
+	if (!server)
+		take_name(s, setup->server_name,
+			  strnlen(setup->server_name, sizeof(s->server_name) - 1));
 	s->domain = server ? any_server_domain(s->set)
 			   : tls_domain_find_client(s->set, setup->server_id, &setup->remote,
-						    setup->server_name);
+						    s->server_name);
 	if (!s->domain)
 		return false;
 	s->ssl = SSL_new(s->domain->ctx);
@@ -475,7 +487,7 @@ static bool session_start(struct tls_session *s, const struct tls_session_setup 
 	SSL_set_bio(s->ssl, s->in, s->out);
 	if (server)
 		SSL_set_accept_state(s->ssl);
-	return server || start_client(s, setup);
+	return server || start_client(s);
 }
 
 struct tls_session *tls_session_new(struct tls_domain_set *set,
@@ -550,25 +562,31 @@ static const char *failure_reason(struct tls_session *s, int ssl_error)
 	return ssl_error == SSL_ERROR_SYSCALL ? "unexpected end of data" : "OpenSSL failed";
 }
 
-/* Tells why in one line: reason, then what is known of the peer's offer and certificate. */
-static enum tls_session_state session_fail(struct tls_session *s, struct tls_session_io *io,
-					   int ssl_error)
+/* Appends to a line what is known of the session: domain, the peer's certificate and offer, alerts.
+ */
+static void session_tell(const struct tls_session *s, char *text)
 {
 	char alert[16];
 
-	io->text[0] = '\0';
-	text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\" domain=\"%s\"",
-		 failure_reason(s, ssl_error), s->domain->name);
-	text_add(io->text, TLS_SESSION_TEXT, "%s", s->bad_cert);
+	text_add(text, TLS_SESSION_TEXT, " domain=\"%s\"%s", s->domain->name, s->bad_cert);
 	if (s->server_name[0])
-		text_add(io->text, TLS_SESSION_TEXT, " sni=%s", s->server_name);
+		text_add(text, TLS_SESSION_TEXT, " sni=%s", s->server_name);
 	if (s->alert_sent >= 0)
-		text_add(io->text, TLS_SESSION_TEXT, " alert_sent=%s",
+		text_add(text, TLS_SESSION_TEXT, " alert_sent=%s",
 			 alert_text(s->alert_sent, alert, sizeof(alert)));
 	if (s->alert_received >= 0)
-		text_add(io->text, TLS_SESSION_TEXT, " alert_received=%s",
+		text_add(text, TLS_SESSION_TEXT, " alert_received=%s",
 			 alert_text(s->alert_received, alert, sizeof(alert)));
-	tell_offer(io->text, &s->offer);
+	tell_offer(text, &s->offer);
+}
+
+/* Tells why in one line. */
+static enum tls_session_state session_fail(struct tls_session *s, struct tls_session_io *io,
+					   int ssl_error)
+{
+	io->text[0] = '\0';
+	text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\"", failure_reason(s, ssl_error));
+	session_tell(s, io->text);
 	ERR_clear_error();
 	drain(s, io);
 	return TLS_SESSION_FAILED;
@@ -860,4 +878,10 @@ void tls_session_close(struct tls_session *s, struct tls_session_io *io)
 	ERR_clear_error();
 	drain(s, io);
 	call_end(s, io, TLS_SESSION_HELD);
+}
+
+void tls_session_describe(struct tls_session *s, struct tls_session_io *io)
+{
+	io->text[0] = '\0';
+	session_tell(s, io->text);
 }

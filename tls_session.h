@@ -92,6 +92,10 @@ enum tls_session_state tls_session_write(struct tls_session *s, struct tls_sessi
 /* Puts the close_notify of a held connection into io->out. */
 void tls_session_close(struct tls_session *s, struct tls_session_io *io);
 
+/* Fills io->text with what a failure's line tells of a handshake, from " domain=" on: for one that
+ * ends for a reason that the engine does not see. */
+void tls_session_describe(struct tls_session *s, struct tls_session_io *io);
+
 void tls_session_free(struct tls_session *s);
 
 /* A certificate's subject in printable ASCII, for log lines and answers; cut to size. */

@@ -148,16 +148,40 @@ int tls_watch_close(int id)
 	return 0;
 }
 
-static void close_late(const struct late_conn *late)
+/* Logs why a connection is closed. False if it is not to be: its handshake has just been done, or a
+ * process works on it and will see for itself. */
+static bool log_late(struct tls_conn *conn, enum late why)
+{
+	bool is_late;
+
+	if (why == LATE_SEND) {
+		tls_log_conn(L_WARN, conn, "failed",
+			     "reason=\"the peer does not read (send_timeout)\"");
+		return true;
+	}
+	if (lock_try(&conn->tcp->write_lock) != 0)
+		return false;
+	is_late = tls_watch_handshake_late(conn);
+	if (is_late)
+		tls_log_handshake(conn, TLS_WATCH_LATE);
+	lock_release(&conn->tcp->write_lock);
+	return is_late;
+}
+
+/* Returns true if it was closed; otherwise it is looked at again. */
+static bool close_late(const struct late_conn *late)
 {
 	struct tcp_connection *c = find_connection(late->id);
 
 	if (!c)
-		return;
-	tls_log_conn(L_WARN, c->extra_data, "failed", "reason=\"%s\"",
-		     late->why == LATE_SEND ? "the peer does not read (send_timeout)"
-					    : "the handshake takes too long (handshake_timeout)");
+		return false;
+	if (!log_late(c->extra_data, late->why)) {
+		tls_watch_add(c->extra_data);
+		tls_conn_put(c);
+		return false;
+	}
 	close_connection(c);
+	return true;
 }
 
 /* Closes late connections, MAX_LATE at most. Returns their number. */
@@ -165,7 +189,7 @@ static size_t close_some(void)
 {
 	struct late_conn late[MAX_LATE];
 	struct tls_conn *conn, *next;
-	size_t found = 0;
+	size_t found = 0, closed = 0;
 
 	lock_get(&list->lock);
 	for (conn = list->first; conn && found < MAX_LATE; conn = next) {
@@ -180,8 +204,8 @@ static size_t close_some(void)
 	}
 	lock_release(&list->lock);
 	for (size_t i = 0; i < found; i++)
-		close_late(&late[i]);
-	return found;
+		closed += close_late(&late[i]);
+	return closed;
 }
 
 static void watch_timer(unsigned int ticks, void *unused)

@@ -27,6 +27,7 @@ void tls_watch_remove(struct tls_conn *conn);
 int tls_watch_close(int id);
 
 /* True if the connection's handshake has taken too long. */
+#define TLS_WATCH_LATE "the handshake takes too long (handshake_timeout)"
 bool tls_watch_handshake_late(const struct tls_conn *conn);
 
 #endif

@@ -205,6 +205,20 @@ def test_each_sections_own_rules(ser, certs, high):
             assert _ask(ser, modern) == _at(modern)
 
 
+def test_the_name_to_verify_comes_from_the_route(ser, certs):
+    """verify_name without names: that which a route asks for, each time; without one nobody is accepted."""
+    load(ser, base(certs), section("client:default", ca_list=certs.calist, verify_name="sip", **VERIFY))
+    for name in ("ser.example.org", "SER.example.org."):
+        with Server(certs) as server:
+            assert _ask(ser, server, f"X-Name: {name}") == "client:default"
+            assert server.names == [name.removesuffix(".")]
+    for headers, expected in ((["X-Name: other.example.org"], "other.example.org"), ([], "")):
+        with Server(certs) as server:
+            line = _ask(ser, server, *headers, status=0)
+            assert line["expected"] == expected and line["alert_sent"] == "bad_certificate", line
+            assert "ser.example.org" in line["presented"], line
+
+
 def test_revoked_server(ser, certs):
     ca = certs.authority()
     made = ca.issue("doomed", "DNS:ser.example.org")

@@ -66,6 +66,12 @@ def test_the_log_tells_the_name(ser, certs):
     assert met(ser, ser.tls_port, certs.client_context(verify=False), "x.example.org")["sni"] == "x.example.org"
 
 
+def test_a_trailing_dot_is_no_part_of_the_name(ser, certs):
+    load(ser, base(certs, refuse_unknown_name="yes"), _named("a.example.org", certs))
+    line = met(ser, ser.tls_port, certs.client_context(verify=False), "A.example.org.")
+    assert line["domain"] == "server:any a.example.org" and line["sni"] == "A.example.org", line
+
+
 @BOTH
 @pytest.mark.parametrize("refuse", [True, False])
 def test_unknown_name(ser, certs, refuse, high):

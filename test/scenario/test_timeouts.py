@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from certs import DOMAIN
 from clients import TIMEOUT, RawTls, TlsClient, trickle
 
 HANDSHAKE = 2
@@ -35,9 +36,10 @@ def _in_time(took: float, seconds: float) -> None:
     assert seconds - 0.5 <= took <= seconds + 3.5, f"closed after {took:.1f} s instead of {seconds}"
 
 
-def _told(ser, port: int) -> None:
+def _told(ser, port: int) -> dict[str, str]:
     line = ser.wait_failure(port)
     assert "time" in line["reason"].lower(), line
+    return line
 
 
 def test_silence(ser):
@@ -61,7 +63,8 @@ def test_silence_after_the_servers_flight(ser, certs):
         start = time.monotonic()
         client.sock.sendall(client.flight())
         _in_time(_lifetime(client.sock, start, 9), HANDSHAKE)
-    _told(ser, client.local_port)
+    line = _told(ser, client.local_port)
+    assert line["domain"] == "server:default" and line["sni"] == DOMAIN and "0304" in line["offered"], line
 
 
 def test_trickle_does_not_prolong_it(ser, certs):
