@@ -739,6 +739,8 @@ static uint32_t serve_session(struct tls_engine_slot *slot)
 	call_session(slot, session);
 	if (answer->state == TLS_SESSION_FAST)
 		return handle;
+	if (is_new && answer->state == TLS_SESSION_HANDSHAKE)
+		tls_session_check_server_id(session, slot->request.setup.server_id, answer->text);
 	answer->handle = handle;
 	table_give(handle);
 	return 0;

@@ -845,6 +845,8 @@ static int encode_client_hello(struct tls_conn *conn)
 		return encode_fail(conn, reason);
 	if (slot->answer.state != TLS_SESSION_HANDSHAKE || slot->answer.more)
 		return encode_fail(conn, slot->answer.text);
+	if (slot->answer.text[0])
+		LM_WARN("tls: %s\n", slot->answer.text);
 	memcpy(output, slot->out, slot->answer.out_len);
 	return (int)slot->answer.out_len;
 }

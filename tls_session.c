@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 /* Of what a client offered, a line about its failure tells this many bytes. */
@@ -884,4 +885,15 @@ void tls_session_describe(struct tls_session *s, struct tls_session_io *io)
 {
 	io->text[0] = '\0';
 	session_tell(s, io->text);
+}
+
+void tls_session_check_server_id(const struct tls_session *s, const char *server_id, char *text)
+{
+	const char *own = s->domain->settings.server_id;
+
+	text[0] = '\0';
+	if (server_id[0] && (!own || strcasecmp(own, server_id) != 0))
+		snprintf(text, TLS_SESSION_TEXT,
+			 "no client section has the server_id '%s', %s is taken", server_id,
+			 s->domain->name);
 }

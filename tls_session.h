@@ -92,6 +92,9 @@ enum tls_session_state tls_session_write(struct tls_session *s, struct tls_sessi
 /* Puts the close_notify of a held connection into io->out. */
 void tls_session_close(struct tls_session *s, struct tls_session_io *io);
 
+/* Says in text, of TLS_SESSION_TEXT bytes, that a server_id chose no domain; "" if it did. */
+void tls_session_check_server_id(const struct tls_session *s, const char *server_id, char *text);
+
 /* Fills io->text with what a failure's line tells of a handshake, from " domain=" on: for one that
  * ends for a reason that the engine does not see. */
 void tls_session_describe(struct tls_session *s, struct tls_session_io *io);

@@ -205,6 +205,17 @@ def test_each_sections_own_rules(ser, certs, high):
             assert _ask(ser, modern) == _at(modern)
 
 
+def test_an_unknown_server_id_is_told(ser, certs):
+    load(ser, base(certs), section("client:any", server_id="fixed", **own(certs, "client")))
+    mark = ser.mark()
+    with Server(certs) as server:
+        assert _ask(ser, server, "X-Fixed: 1") == "client:any id=fixed"
+    assert "server_id" not in ser.log()[mark:]
+    with Server(certs) as server:
+        assert _ask(ser, server, "X-Id: typo") == "client:default"
+    ser.wait_log("WARNING: .*no client section has the server_id 'typo', client:default is taken", 2, mark)
+
+
 def test_the_name_to_verify_comes_from_the_route(ser, certs):
     """verify_name without names: that which a route asks for, each time; without one nobody is accepted."""
     load(ser, base(certs), section("client:default", ca_list=certs.calist, verify_name="sip", **VERIFY))
