@@ -115,6 +115,8 @@ def named_files(text: str) -> dict[str, str]:
             if not value.startswith("file:"):
                 continue
             value = value.removeprefix("file:")
+        if kind in ("pair", "key") and "rsa" in value:
+            kind += "2"
         if kind and value:
             found[value] = kind
     return found

@@ -5,10 +5,12 @@ test_howto.py runs the how-to for certificates.)"""
 from __future__ import annotations
 
 import re
+import ssl
 import subprocess
 
 import pytest
 
+from certs import V
 from clients import TlsClient
 from docs import DOC, PARAM, Block, DocSer, Files, Places, blocks, doc_ser, readme_blocks
 from ser import ASAN, SLOW, TOP, Config
@@ -177,6 +179,60 @@ def test_sections(site, certs, block):
     Files(certs).make(text, site.dir)
     (site.dir / "tls.cfg").write_text(text)
     assert site.rpc("tls.reload") == "Ok. TLS configuration reloaded."
+
+
+# ---- what recipes promise
+
+def put_recipe(site: DocSer, certs, heading: str, **changes: str) -> None:
+    text = next(block.text for block in of_kind("tls.cfg") if block.heading == heading)
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    text = text.replace("/etc/ssl/certs/ca-certificates.crt", "public.pem")
+    text = site.fill(text)
+    Files(certs).make(text, site.dir)
+    (site.dir / "tls.cfg").write_text(text)
+    assert site.rpc("tls.reload") == "Ok. TLS configuration reloaded."
+
+
+def knock(site: DocSer, port: str, context) -> bool:
+    """Whether SER answers a client there."""
+    try:
+        with TlsClient(site.places.port("192.0.2.1", port), context, name="example.org", addr="127.0.0.1") as client:
+            return client.ask().status == 200
+    except (ssl.SSLError, ConnectionError, AssertionError):
+        return False
+
+
+def test_recipe_mutual_tls(site, certs):
+    put_recipe(site, certs, "A carrier trunk with mutual TLS")
+    assert knock(site, "5061", certs.client_context(verify=False))
+    assert knock(site, "5071", certs.client_context("client", verify=False))
+    assert not knock(site, "5071", certs.client_context(verify=False))
+    assert not knock(site, "5071", certs.client_context("foreign-client", verify=False))
+
+
+def test_recipe_names(site, certs):
+    put_recipe(site, certs, "A trunk whose names are verified")
+    right = certs.authority().issue("carrier", "DNS:carrier.example", "URI:sip:carrier.example")
+    assert knock(site, "5071", with_certificate(certs, right))
+    wrong = certs.authority().issue("carrier", "DNS:carrier.example.net")
+    assert not knock(site, "5071", with_certificate(certs, wrong))
+    assert not knock(site, "5071", certs.client_context("client", verify=False))
+
+
+def with_certificate(certs, issued) -> ssl.SSLContext:
+    context = certs.client_context(verify=False)
+    context.load_cert_chain(issued.pem, issued.key)
+    return context
+
+
+def test_recipe_old_phones(site, certs):
+    put_recipe(site, certs, "Old phones")
+    old = certs.client_context(verify=False, legacy=True, high=V.TLSv1)
+    assert knock(site, "5081", old)
+    assert not knock(site, "5061", old)
+    rsa = certs.client_context(verify=False, high=V.TLSv1_2, ciphers="aRSA")
+    assert knock(site, "5061", rsa)
 
 
 # ---- replies of commands
