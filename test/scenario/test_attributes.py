@@ -398,6 +398,21 @@ def test_branch_and_failure_routes_ask_of_the_request(relay, certs, pair):
         assert reply.get("X-Failure-May") == "yes verified"
 
 
+def test_in_the_event_route_of_a_connection(pool, certs, pair):
+    ser = pool.get(tls=_params(pair, certs), events="""
+event_route[tls:connection-out] {
+	$var(may) = "no";
+	if (is_peer_verified() && tls_peer_may_speak_for("peer.example.com")) { $var(may) = "yes"; }
+	xlog("L_WARN", "out: $tls_peer_subject_cn $tls_my_subject_cn $tls_version $sel(tls.peer.uri[1]) $var(may)\\n");
+}
+""")
+    context = certs.server_context()
+    context.load_cert_chain(*pair.files["peer"])
+    with Endpoint(context) as endpoint, UdpClient(ser.udp_port) as caller:
+        assert caller.ask("OPTIONS", endpoint.uri).status == 200
+        ser.wait_log(rf"out: {PEER['CN']} {MINE['CN']} TLSv1.3 urn:uuid:peer yes$", since=ser.test_mark)
+
+
 # -- who the peer may speak for -------------------------------------------------------------
 
 SPEAKS = r"""
@@ -600,6 +615,14 @@ def test_big(speaker, certs, pair, big):
         ask_all(client, {f"$(tls_peer_{name}{{s.len}})": str(n) for name, n in size.items()}
                 | {"$(tls_peer_raw_cert{s.md5})": hashlib.md5(pem.encode()).hexdigest(), CN: "big",
                    HOST: "big.example.com"})
+
+
+def test_big_in_tls_1_2(speaker, certs, pair):
+    """Its ticket, which holds the certificate, ends at 64 KB."""
+    files = certificate(pair.authority, "big12", subject=text_name(CN="big"),
+                        extensions=[extension("1.2.3.4.5", b"x" * 60000)])
+    with TlsClient(speaker.tls_port, _context(certs, files, high=V.TLSv1_2)) as client:
+        ask_all(client, {CN: "big", "$(tls_peer_raw_cert{s.len})": str(len(files[0].read_text()))})
 
 
 def _memory_of(speaker, context, cn: str, count: int = 10) -> int:
