@@ -4,6 +4,8 @@
 #endif
 #include "tls_config.h"
 
+#include "tls_file.h"
+
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
@@ -904,7 +906,9 @@ static char *read_all(int fd, off_t size, size_t *len)
 
 static void fail_read(struct reader *r)
 {
-	fail(r, whole_file, "cannot be read: %s", strerror(errno));
+	char reason[256];
+
+	fail(r, whole_file, "cannot be read: %s", tls_file_reason(errno, reason, sizeof(reason)));
 }
 
 static void parse_open_file(struct reader *r, int fd)

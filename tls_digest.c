@@ -9,6 +9,8 @@
 #include <dirent.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <unistd.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -55,9 +57,23 @@ void tls_digest_cache_free(struct tls_digest_cache *cache)
 	free(cache);
 }
 
+/* A pipe or a device is not waited for: it has no content that a digest could be made of. */
+static FILE *open_regular(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	FILE *file = NULL;
+	struct stat st;
+
+	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		file = fdopen(fd, "r");
+	if (fd >= 0 && !file)
+		close(fd);
+	return file;
+}
+
 static bool add_file(EVP_MD_CTX *md, const char *path)
 {
-	FILE *file = fopen(path, "re");
+	FILE *file = open_regular(path);
 	uint8_t buffer[16384];
 	bool ok = true;
 	size_t len;

@@ -2,12 +2,15 @@
 #define _GNU_SOURCE
 #include "tls_domain.h"
 
+#include "tls_file.h"
+
 #include "tls_digest.h"
 
 #include <openssl/evp.h>
 
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +18,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define STAMP_SIZE 32 /* SHA-256 */
 /* RPC clients know these texts. */
@@ -520,6 +524,18 @@ static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d
 	return NULL;
 }
 
+/* True when the key was read with rights that this process gave up. Then the stamp must do, even
+ * where the file is so new that it may have changed within it. */
+static bool key_is_closed(const struct builder *b, const struct tls_settings *s)
+{
+	const char *name = s->private_key ? s->private_key : s->certificate;
+	char *path = name ? tls_context_path(b->source->dir, name) : NULL;
+	bool closed = path && access(path, R_OK) != 0 && errno == EACCES;
+
+	free(path);
+	return closed;
+}
+
 /* Gives a domain its material: the one it had before, if nothing changed, or a new one. */
 static void build_material(struct builder *b, struct tls_domain *d, struct tls_report *report)
 {
@@ -532,8 +548,8 @@ static void build_material(struct builder *b, struct tls_domain *d, struct tls_r
 		tls_report_error(report, "out of memory");
 		return;
 	}
-	if (before && before->material->settled &&
-	    memcmp(before->material->stamp, stamp, STAMP_SIZE) == 0) {
+	if (before && memcmp(before->material->stamp, stamp, STAMP_SIZE) == 0 &&
+	    (before->material->settled || key_is_closed(b, &d->settings))) {
 		d->material = before->material;
 		atomic_fetch_add(&d->material->refs, 1);
 	} else {
@@ -908,4 +924,23 @@ void tls_domain_set_unref(struct tls_domain_set *set)
 	tls_settings_free(&set->parameters);
 	free(set->domains);
 	free(set);
+}
+
+int tls_domain_set_check_access(const struct tls_domain_set *set, const char *dir,
+				struct tls_report *report)
+{
+	unsigned errors = report->errors;
+
+	for (size_t i = 0; i < set->count; i++) {
+		const char *name = set->domains[i].settings.ca_path;
+		char *path = name ? tls_context_path(dir, name) : NULL;
+		char reason[256];
+
+		if (path && access(path, X_OK) != 0)
+			tls_report_error(report, "%s: ca_path: cannot read directory '%s': %s",
+					 set->domains[i].name, path,
+					 tls_file_reason(errno, reason, sizeof(reason)));
+		free(path);
+	}
+	return report->errors == errors ? 0 : -1;
 }

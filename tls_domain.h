@@ -79,6 +79,11 @@ struct tls_domain_source {
 	void (*gone)(uint32_t id);
 };
 
+/* Reports directories that OpenSSL reads in handshakes and this process, with the rights that it
+ * has now, cannot. Returns 0 or -1. */
+int tls_domain_set_check_access(const struct tls_domain_set *set, const char *dir,
+				struct tls_report *report);
+
 /*
  * Builds a set with one reference. Reports every problem that it finds; returns NULL if one of
  * them is an error.

@@ -3,6 +3,7 @@
 #include "tls_engine.h"
 
 #include "fixed_c_zlib.h"
+#include "tls_pem.h"
 
 #include <linux/futex.h>
 #include <sys/mman.h>
@@ -503,6 +504,20 @@ static int open_keylog(struct tls_report *report)
 	return report->errors > errors ? -1 : 0;
 }
 
+/* Once the files that only root can read were read. */
+static int drop_privileges(const struct tls_domain_set *set, struct tls_report *report)
+{
+	uid_t user = geteuid();
+
+	if (engine->drop_privileges() != 0) {
+		tls_report_error(report, "the engine process cannot drop its privileges");
+		return -1;
+	}
+	if (geteuid() != user)
+		tls_file_privileges_dropped();
+	return tls_domain_set_check_access(set, engine->dir, report);
+}
+
 static struct tls_domain_set *build_domains(const char *name, struct tls_domain_set *previous,
 					    struct tls_report *report)
 {
@@ -527,9 +542,8 @@ static struct tls_domain_set *build_domains(const char *name, struct tls_domain_
 	else if (prepare_compression(report))
 		set = tls_domain_set_new(&source, report);
 	free(config);
-	/* Privileges go once the files that only root can read were read. */
-	if (set && !previous && engine->drop_privileges() != 0) {
-		tls_report_error(report, "the engine process cannot drop its privileges");
+	tls_pem_forget_passwords();
+	if (set && !previous && drop_privileges(set, report) != 0) {
 		tls_domain_set_unref(set);
 		set = NULL;
 	} else if (set && !previous && open_keylog(report) != 0) {

@@ -206,6 +206,16 @@ static int load_domains(void)
 	return slot->answer.state == TLS_SESSION_FAILED ? -1 : 0;
 }
 
+/* Only the engine needs them: they leave this process, whose copies the others will be, and the
+ * run-time configuration. The name of a file is no secret. */
+static void wipe_password(str *password)
+{
+	if (password->len > 0 && strncmp(password->s, "file:", 5) != 0) {
+		OPENSSL_cleanse(password->s, (size_t)password->len);
+		password->len = 0;
+	}
+}
+
 /* The addresses of the host's TLS sockets; sections of servers are checked against them. */
 static int list_sockets(struct tls_engine_config *config)
 {
@@ -255,7 +265,11 @@ static int engine_start(void)
 		LM_ERR("tls: cannot fork the engine process: %s\n", strerror(errno));
 		return -1;
 	}
-	return load_domains();
+	if (load_domains() != 0)
+		return -1;
+	wipe_password(&default_tls_cfg.private_key_password);
+	wipe_password(&default_tls_cfg.private_key_password2);
+	return 0;
 }
 
 static void free_locks(void)

@@ -12,6 +12,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,29 +99,91 @@ STACK_OF(X509) * tls_pem_certificates(const char *path, char *why)
 	return NULL;
 }
 
+/* A password that was typed; one key may serve many domains, and is asked for once. Owner: the
+ * list, guarded by typed_lock, which also keeps threads from asking at the same time. */
+struct typed {
+	struct typed *next;
+	char *path;
+	char password[PASSWORD_SIZE];
+};
+
+static struct typed *typed_first;
+static pthread_mutex_t typed_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void tls_pem_forget_passwords(void)
+{
+	pthread_mutex_lock(&typed_lock);
+	while (typed_first) {
+		struct typed *t = typed_first;
+
+		typed_first = t->next;
+		free(t->path);
+		OPENSSL_cleanse(t, sizeof(*t));
+		free(t);
+	}
+	pthread_mutex_unlock(&typed_lock);
+}
+
+/* With typed_lock held. Returns NULL without a terminal or memory. */
+static struct typed *ask_password(const char *path)
+{
+	struct typed *t = calloc(1, sizeof(*t));
+	char prompt[TLS_PEM_WHY];
+
+	snprintf(prompt, sizeof(prompt), "Password of the private key in '%s': ", path);
+	if (t)
+		t->path = strdup(path);
+	if (!t || !t->path || EVP_read_pw_string(t->password, PASSWORD_SIZE, prompt, 0) != 0) {
+		if (t)
+			free(t->path);
+		free(t);
+		return NULL;
+	}
+	t->next = typed_first;
+	typed_first = t;
+	return t;
+}
+
 /* What the password callback gets and tells. */
 struct asking {
 	const struct tls_pem_password *password;
 	const char *path;
 	bool encrypted; /* the callback was called */
+	bool unasked;   /* the terminal was to be asked, but cannot */
 };
+
+static int copy_password(char *buffer, int size, const char *text)
+{
+	size_t len = strlen(text);
+
+	if (len >= (size_t)size)
+		return -1;
+	memcpy(buffer, text, len);
+	return (int)len;
+}
 
 static int give_password(char *buffer, int size, int writing, void *arg)
 {
 	struct asking *asking = arg;
-	const char *text = asking->password->text;
-	char prompt[TLS_PEM_WHY];
+	struct typed *t;
+	int len = -1;
 
 	(void)writing;
 	asking->encrypted = true;
-	if (text && strlen(text) < (size_t)size) {
-		memcpy(buffer, text, strlen(text));
-		return (int)strlen(text);
-	}
-	if (text || !asking->password->may_ask)
+	if (asking->password->text)
+		return copy_password(buffer, size, asking->password->text);
+	if (!asking->password->may_ask)
 		return -1;
-	snprintf(prompt, sizeof(prompt), "Password of the private key in '%s': ", asking->path);
-	return EVP_read_pw_string(buffer, size, prompt, 0) == 0 ? (int)strlen(buffer) : -1;
+	pthread_mutex_lock(&typed_lock);
+	for (t = typed_first; t && strcmp(t->path, asking->path) != 0;)
+		t = t->next;
+	if (!t)
+		t = ask_password(asking->path);
+	if (t)
+		len = copy_password(buffer, size, t->password);
+	pthread_mutex_unlock(&typed_lock);
+	asking->unasked = !t;
+	return len;
 }
 
 #if TLS_HAVE_DECODER
@@ -187,9 +250,19 @@ static EVP_PKEY *read_plain_key(BIO *bio, bool *has_key)
 	return key;
 }
 
+static const char *why_locked(const struct asking *asking)
+{
+	if (asking->unasked)
+		return "there is no terminal to ask for its password (key_password_mode): start "
+		       "SER in the foreground";
+	if (asking->password->text || asking->password->may_ask)
+		return "the password is wrong";
+	return "no password is given (private_key_password)";
+}
+
 EVP_PKEY *tls_pem_key(const char *path, const struct tls_pem_password *password, char *why)
 {
-	struct asking asking = {password, path, false};
+	struct asking asking = {password, path, false, false};
 	struct tls_file file;
 	BIO *bio = open_file(path, &file, why);
 	bool has_key;
@@ -203,9 +276,7 @@ EVP_PKEY *tls_pem_key(const char *path, const struct tls_pem_password *password,
 	close_file(bio, &file);
 	if (!key && asking.encrypted)
 		snprintf(why, TLS_PEM_WHY, "the private key in file '%s' is encrypted and %s", path,
-			 password->text || password->may_ask ? "the password is wrong"
-							     : "no password is given "
-							       "(private_key_password)");
+			 why_locked(&asking));
 	else if (!key && !has_key)
 		snprintf(why, TLS_PEM_WHY, "file '%s' contains no private key in PEM", path);
 	else if (!key)

@@ -26,6 +26,9 @@ STACK_OF(X509) * tls_pem_certificates(const char *path, char *why);
 /* The first private key of a file; NULL on failure. */
 EVP_PKEY *tls_pem_key(const char *path, const struct tls_pem_password *password, char *why);
 
+/* Wipes the passwords that were typed; to be called when all keys were read. */
+void tls_pem_forget_passwords(void);
+
 /* Adds every revocation list of a file, or of the files of a directory, to store. Returns their
  * number, at least one, or -1. */
 int tls_pem_crls(const char *path, X509_STORE *store, char *why);

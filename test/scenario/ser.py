@@ -9,6 +9,7 @@ text of the module's log lines stands in this file.
 """
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import termios
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +126,8 @@ class Config:
     files: Mapping[str, Path | str] = field(default_factory=dict)  # copies or texts put beside ser.cfg
     tls_path: str = ""  # what loadmodule says; default: the absolute path of the module under test
     work_dir: str = ""  # working directory, below the folder of ser.cfg
+    env: Mapping[str, str] = field(default_factory=dict)  # more of the environment
+    terminal: int | None = None  # descriptor of a terminal that it is started on
     raw: str = ""  # lines after the module parameters, as an operator would write them
     preload: str = ""  # a library for LD_PRELOAD
 
@@ -227,7 +231,7 @@ class Ser:
         return self.dir / self.config.work_dir
 
     def _environment(self) -> dict[str, str]:
-        env = dict(os.environ, LC_ALL="C")
+        env = dict(os.environ, LC_ALL="C", **self.config.env)
         if ASAN:
             libs = [
                 subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True,
@@ -246,6 +250,10 @@ class Ser:
             env["LD_PRELOAD"] = ":".join(filter(None, (env.get("LD_PRELOAD"), self.config.preload)))
         return env
 
+    def _take_terminal(self) -> None:
+        """In the child, which has a session of its own: makes the terminal the one that /dev/tty means."""
+        fcntl.ioctl(self.config.terminal, termios.TIOCSCTTY, 0)
+
     def _spawn(self) -> None:
         assert TLS_SO.exists() or not self.config.load_tls, f"no module at {TLS_SO}"
         self.write_cfg()
@@ -260,6 +268,7 @@ class Ser:
             self.process = subprocess.Popen(
                 command, cwd=self.dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, env=self._environment(), user=self.config.user,
+                preexec_fn=self._take_terminal if self.config.terminal is not None else None,
             )
 
     def start(self, timeout: float = 10) -> "Ser":

@@ -15,10 +15,10 @@ from clients import Endpoint, TlsClient, UdpClient
 CHUNK = 1 << 20
 
 
-def _needles(path) -> dict[str, bytes]:
+def needles_of(path, password: bytes | None = None) -> dict[str, bytes]:
     """The forms in which a key can lie in memory."""
     pem = path.read_bytes()
-    key = serialization.load_pem_private_key(pem, None)
+    key = serialization.load_pem_private_key(pem, password)
     der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8,
                             serialization.NoEncryption())
     found = {"der": der[-80:], "pem": base64.b64encode(der)[40:100]}
@@ -80,7 +80,7 @@ def test_private_key_is_in_the_engine_only(pool, certs, cert):
                 assert client.ask().status == 200
     with Endpoint(certs.server_context(ask_client=True)) as endpoint, UdpClient(ser.udp_port) as caller:
         assert caller.ask("OPTIONS", endpoint.uri).status == 200
-    needles = _needles(certs.key(cert))
+    needles = needles_of(certs.key(cert))
     seen_shared: set = set()
     found = {role: hits for pid, role in ser.processes().items()
              if (hits := _scan(pid, needles, seen_shared))}
