@@ -427,10 +427,13 @@ static bool stamp_end(struct stamper *stamp, bool ok, uint8_t *digest)
 static bool make_rules_stamp(const struct builder *b, const struct tls_domain *d, uint8_t *digest)
 {
 	const str *session_id = &b->source->cfg->session_id;
+	/* OpenSSL refuses the handshake when a session was compressed and may not be any more. */
+	uint8_t compresses = !b->source->cfg->disable_compression;
 	struct stamper stamp;
 	bool ok = stamp_begin(&stamp, b->source);
 
 	ok = ok && EVP_DigestUpdate(stamp.md, session_id->s, (size_t)session_id->len) &&
+	     EVP_DigestUpdate(stamp.md, &compresses, sizeof(compresses)) &&
 	     stamp_rules(&stamp, b->digests, d);
 	return stamp_end(&stamp, ok, digest);
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import secrets
 import ssl
 import subprocess
 import zlib
@@ -175,6 +176,20 @@ def test_resumption(ser, certs):
         assert client.ask().status == 200
         assert ser.wait_established(client.local_port)["resumed"] == "yes"
         assert ratio(ser, client) > 1
+
+
+def test_a_compressed_session_where_it_is_off(pool, certs):
+    """Machines that share ticket keys may differ: a full handshake, not a refusal."""
+    files = {"tickets.keys": secrets.token_hex(64) + "\n"}
+    on, off = (pool.fresh(tls=certs.server_params(tls_disable_compression=value, session_ticket_keys="tickets.keys"),
+                          files=files).start() for value in (0, 1))
+    context = client_context(certs)
+    with TlsClient(on.tls_port, context) as client:
+        assert client.ask().status == 200
+        session = client.tls.session
+    with TlsClient(off.tls_port, context, session=session) as client:
+        assert not client.tls.session_reused and client.tls.compression() is None
+        assert client.ask().status == 200
 
 
 def test_as_a_client(pool, certs):
