@@ -45,6 +45,9 @@ typedef unsigned int tls_comp_size;
 typedef int tls_comp_result;
 #endif
 
+/* The host asks whether a connection may be used again for what a route wants. */
+#define TLS_HAVE_MATCH_HOOKS (VERSIONVAL >= 6001000)
+
 /* The library that this module was compiled against, for the start-up check. */
 #define TLS_BUILD_OPENSSL_NUMBER ((unsigned long)OPENSSL_VERSION_NUMBER)
 #define TLS_BUILD_OPENSSL_TEXT   OPENSSL_VERSION_TEXT

@@ -34,6 +34,12 @@ unsigned tls_conn_queued_bytes(void)
 	return queued_bytes ? atomic_load(queued_bytes) : 0;
 }
 
+enum tls_role tls_conn_role(const struct tcp_connection *tcp)
+{
+	return tcp->state == S_CONN_ACCEPT || (tcp->flags & F_CONN_PASSIVE) ? TLS_ROLE_SERVER
+									    : TLS_ROLE_CLIENT;
+}
+
 struct tls_conn *tls_conn_new(struct tcp_connection *tcp)
 {
 	struct tls_conn *conn = shm_malloc(sizeof(*conn));
@@ -42,6 +48,11 @@ struct tls_conn *tls_conn_new(struct tcp_connection *tcp)
 		return NULL;
 	memset(conn, 0, sizeof(*conn));
 	conn->tcp = tcp;
+	conn->role = tls_conn_role(tcp);
+	if (conn->role == TLS_ROLE_CLIENT && tls_connect_take_wish(&conn->wish) != 0) {
+		shm_free(conn);
+		return NULL;
+	}
 	conn->started = get_ticks_raw();
 	conn->created = (int64_t)time(NULL);
 	return conn;
@@ -81,6 +92,8 @@ void tls_conn_free(struct tls_conn *conn)
 	tls_cert_chain_free(conn->chain);
 	if (conn->server_name)
 		shm_free(conn->server_name);
+	if (conn->wish)
+		shm_free(conn->wish);
 	tls_stream_wipe(&conn->stream);
 	shm_free(conn);
 }

@@ -9,6 +9,7 @@
 #define TLS_CONN_H
 
 #include "tls_cert.h"
+#include "tls_connect.h"
 #include "tls_engine.h"
 
 #include "core/tcp_conn.h"
@@ -44,7 +45,7 @@ struct tls_watch_link {
 struct tls_conn {
 	struct tcp_connection *tcp; /* the owner */
 	uint8_t state;              /* enum tls_conn_state */
-	uint8_t role;               /* enum tls_role, known from the first byte on */
+	uint8_t role;               /* enum tls_role */
 	bool eof;                   /* the peer has closed; what it sent before may still wait */
 	bool close_after_send;      /* the host wanted to close, but clear text had to wait */
 	bool timed_out;             /* closed by tls_watch.c: wake the reader, too */
@@ -53,9 +54,10 @@ struct tls_conn {
 	bool no_send;               /* a route forbade to send */
 	bool resumed, verified, has_peer_cert;
 	uint16_t version, suite, suite_bits;
-	int32_t verify_result; /* X509_V_... */
-	uint32_t handle;       /* the engine's session, or 0 */
-	uint32_t domain_id;    /* counted as its user, or 0 */
+	int32_t verify_result;         /* X509_V_... */
+	uint32_t handle;               /* the engine's session, or 0 */
+	uint32_t domain_id;            /* counted as its user, or 0 */
+	struct tls_connect_wish *wish; /* of an outgoing one, or NULL; set when it is made */
 	ticks_t started;
 	int64_t created;                    /* seconds since 1970 */
 	uint64_t clear_bytes, packed_bytes; /* both ways, so far; 0 without compression */
@@ -78,7 +80,12 @@ struct tls_conn {
 int tls_conn_init(void);
 void tls_conn_destroy(void);
 
-/* Returns NULL without memory. Does not touch the connection's own members. */
+/* Of a connection that the host is just making, too: its flags come after the hook
+ * on_tcpconn_init, its state before. */
+enum tls_role tls_conn_role(const struct tcp_connection *tcp);
+
+/* From on_tcpconn_init. Returns NULL without memory. Does not touch the connection's own members;
+ * takes what the route wants of an outgoing one. */
 struct tls_conn *tls_conn_new(struct tcp_connection *tcp);
 
 /* Gives a reference to a connection back. Any process; the last one has TCP main free it. */

@@ -2,9 +2,11 @@
 #include "tls_connect.h"
 
 #include "core/dprint.h"
+#include "core/mem/shm_mem.h"
 #include "core/xavp.h"
 
 #include <string.h>
+#include <strings.h>
 
 static char server_id[TLS_SESSION_NAME];
 
@@ -37,14 +39,40 @@ static void copy_member(str *root, const char *name, char *to)
 	to[avp->val.v.s.len] = '\0';
 }
 
-void tls_connect_fill(struct tls_session_setup *setup)
+void tls_connect_get_wish(struct tls_connect_wish *wish)
 {
 	str root = cfg_get(tls, tls_cfg, xavp_cfg);
 
-	memcpy(setup->server_id, server_id, sizeof(setup->server_id));
-	server_id[0] = '\0'; /* it was for one connection */
+	memset(wish, 0, sizeof(*wish));
+	memcpy(wish->server_id, server_id, sizeof(wish->server_id));
 	if (root.len <= 0)
 		return;
-	copy_member(&root, "server_id", setup->server_id);
-	copy_member(&root, "server_name", setup->server_name);
+	copy_member(&root, "server_id", wish->server_id);
+	copy_member(&root, "server_name", wish->server_name);
+}
+
+int tls_connect_take_wish(struct tls_connect_wish **wish)
+{
+	struct tls_connect_wish current;
+
+	*wish = NULL;
+	tls_connect_get_wish(&current);
+	if (!current.server_id[0] && !current.server_name[0])
+		return 0;
+	*wish = shm_malloc(sizeof(**wish));
+	if (!*wish)
+		return -1;
+	**wish = current;
+	server_id[0] = '\0'; /* it was for one connection */
+	return 0;
+}
+
+bool tls_connect_same_wish(const struct tls_connect_wish *a, const struct tls_connect_wish *b)
+{
+	static const struct tls_connect_wish nothing;
+
+	a = a ? a : &nothing;
+	b = b ? b : &nothing;
+	return strcasecmp(a->server_id, b->server_id) == 0 &&
+	       strcasecmp(a->server_name, b->server_name) == 0;
 }

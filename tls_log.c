@@ -38,10 +38,7 @@ void tls_log_conn(int level, const struct tls_conn *conn, const char *event, con
 	va_end(args);
 	LOG(level, "tls: %s peer=%s local=%s role=%s %s\n", event,
 	    tls_address_text(&peer_address, peer), tls_address_text(&local_address, local),
-	    /* The host sets its flag only after on_tcpconn_init. */
-	    (conn->tcp->flags & F_CONN_PASSIVE) || conn->tcp->state == S_CONN_ACCEPT ? "server"
-										     : "client",
-	    detail);
+	    conn->role == TLS_ROLE_SERVER ? "server" : "client", detail);
 }
 
 void tls_log_handshake(const struct tls_conn *conn, const char *reason)

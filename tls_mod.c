@@ -72,6 +72,10 @@ static struct tls_hooks hooks = {
 	.tcpconn_clean = tls_h_tcpconn_clean,
 	.tcpconn_close = tls_h_tcpconn_close,
 	.init_si = tls_h_init_si,
+#if TLS_HAVE_MATCH_HOOKS
+	.match_domain = tls_h_match_domain,
+	.match_connections_domain = tls_h_match_connections_domain,
+#endif
 	.init = engine_start,
 	.destroy = module_end,
 };

@@ -53,7 +53,7 @@ static ticks_t connection_lifetime(void)
 
 int tls_h_tcpconn_init(struct tcp_connection *c, int sock)
 {
-	struct tls_conn none = {.tcp = c}, *conn;
+	struct tls_conn none = {.tcp = c, .role = tls_conn_role(c)}, *conn;
 
 	(void)sock;
 	c->type = PROTO_TLS;
@@ -71,6 +71,31 @@ int tls_h_tcpconn_init(struct tcp_connection *c, int sock)
 	tls_watch_add(conn);
 	return 0;
 }
+
+#if TLS_HAVE_MATCH_HOOKS
+/*
+ * The host compares the peer's address before; then the same wish means the same domain. It may
+ * hold its lock of all connections here, so the engine is not asked: two wishes that lead to one
+ * domain get two connections.
+ */
+int tls_h_match_domain(struct tcp_connection *c, struct ip_addr *ip, unsigned short port)
+{
+	const struct tls_conn *conn = c->extra_data;
+	struct tls_connect_wish wish;
+
+	(void)ip;
+	(void)port;
+	tls_connect_get_wish(&wish);
+	return conn && tls_connect_same_wish(conn->wish, &wish);
+}
+
+int tls_h_match_connections_domain(struct tcp_connection *a, struct tcp_connection *b)
+{
+	const struct tls_conn *conn_a = a->extra_data, *conn_b = b->extra_data;
+
+	return conn_a && conn_b && tls_connect_same_wish(conn_a->wish, conn_b->wish);
+}
+#endif
 
 void tls_h_tcpconn_clean(struct tcp_connection *c)
 {
@@ -185,8 +210,10 @@ static struct tls_engine_slot *ask_engine(struct tls_conn *conn, enum tls_engine
 	slot->request.in_len = (uint32_t)len;
 	slot->request.keylog = tls_keylog_active();
 	slot->request.setup.role = conn->role;
-	if (conn->role == TLS_ROLE_CLIENT && !conn->handle)
-		tls_connect_fill(&slot->request.setup);
+	if (conn->wish && !conn->handle) {
+		memcpy(slot->request.setup.server_id, conn->wish->server_id, TLS_SESSION_NAME);
+		memcpy(slot->request.setup.server_name, conn->wish->server_name, TLS_SESSION_NAME);
+	}
 	fill_address(&slot->request.setup.local, &rcv->dst_ip, rcv->dst_port);
 	fill_address(&slot->request.setup.remote, &rcv->src_ip, rcv->src_port);
 	if (len > 0)
@@ -680,7 +707,6 @@ static int read_locked(struct tls_conn *conn, rd_conn_flags_t *flags)
 {
 	struct reading r = {.conn = conn, .req = &conn->tcp->req};
 
-	conn->role = (conn->tcp->flags & F_CONN_PASSIVE) ? TLS_ROLE_SERVER : TLS_ROLE_CLIENT;
 	if (!cannot_read(&r)) {
 		if (conn->clear)
 			deliver_kept(&r);
@@ -838,7 +864,6 @@ static int encode_client_hello(struct tls_conn *conn)
 	const char *reason;
 	struct tls_engine_slot *slot;
 
-	conn->role = TLS_ROLE_CLIENT;
 	conn->state = TLS_CONN_HANDSHAKE;
 	slot = ask_engine(conn, TLS_ENGINE_RUN, NULL, 0, &reason);
 	if (!slot)
@@ -904,7 +929,7 @@ int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, 
 		result = encode_data(conn, *buf, *len, &taken);
 	} else if (encode_queue(conn, *buf, *len, send_flags) == 0) {
 		result = 0;
-		if (conn->state == TLS_CONN_NEW && !(c->flags & F_CONN_PASSIVE))
+		if (conn->state == TLS_CONN_NEW && conn->role == TLS_ROLE_CLIENT)
 			result = encode_client_hello(conn);
 	}
 	if (result < 0)

@@ -49,6 +49,14 @@ UNHEALTHY_RE = re.compile(
 )
 
 
+def host_version() -> tuple[int, ...]:
+    """Of the SER under test, such as (5, 6, 3)."""
+    text = subprocess.run([SER_BIN, "-v"], capture_output=True, text=True, check=True, timeout=10).stdout
+    found = re.search(r"^version: \S+ (\d+)\.(\d+)\.(\d+)", text, re.M)
+    assert found, text
+    return tuple(int(number) for number in found.groups())
+
+
 def free_port(addr: str = "127.0.0.1", kind: int = socket.SOCK_STREAM) -> int:
     """A port that nobody listens on right now, for both TCP and UDP."""
     family = socket.AF_INET6 if ":" in addr else socket.AF_INET

@@ -9,6 +9,7 @@ import pytest
 from certs import V
 from clients import Endpoint, UdpClient
 from domains import base, load, own, section, site
+from ser import host_version
 
 ROUTE = """
 	if ($hdr(X-Id) != $null) {
@@ -155,6 +156,19 @@ def test_too_long_a_server_id_is_an_error(ser, certs):
         mark = ser.mark()
         assert _ask(ser, server, f"X-Id: {'x' * 300}") == "client:default"
         ser.wait_log("ERROR: .*server_id", 2, mark)
+
+
+@pytest.mark.skipif(host_version() < (6, 1), reason="hosts before 6.1 do not ask whether a connection fits")
+def test_a_connection_is_not_used_for_another_section(pool, certs):
+    ser = site(pool, certs, fresh=True, tls={"xavp_cfg": "tls"}, route=ROUTE, children=1,
+               core="tls_connection_match_domain=yes")
+    with Server(certs) as server, UdpClient(ser.udp_port) as caller:
+        load(ser, base(certs), section("client:any", server_id="x"), section("client:any", server_id="fixed"))
+        for headers, connections in (((), 1), (("X-Id: x",), 2), (("X-Id: X",), 2), (("X-Fixed: 1",), 3),
+                                     (("X-Xid: x",), 3), (("X-Xid: x", "X-Name: n.example"), 4),
+                                     (("X-Xid: x", "X-Name: N.example"), 4), ((), 4)):
+            assert caller.ask("OPTIONS", server.uri, headers=headers).status == 200
+            assert len(server.arrivals) == connections, headers
 
 
 def test_a_name_that_is_an_address_is_not_sent(ser, certs):
