@@ -18,6 +18,7 @@ def pytest_configure(config):
     # The tests ask for TLS versions that Python calls obsolete.
     config.addinivalue_line("filterwarnings", "ignore:.*TLSv1.* is deprecated:DeprecationWarning")
     config.addinivalue_line("markers", "stress: takes minutes")
+    config.addinivalue_line("markers", "build: compiles the module by itself")
 
 
 @pytest.fixture(scope="session")
