@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import time
 
@@ -310,7 +309,6 @@ def _kamcli(ser, *words: str):
     return done.stdout + done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("kamcli"), reason="needs kamcli")
 def test_kamcli(ser, certs):
     load(ser, base(certs))
     with TlsClient(ser.tls_port, certs.client_context()) as client:
