@@ -18,7 +18,7 @@ import pytest
 
 from certs import V
 from clients import Endpoint, RawTls, TlsClient, UdpClient, failed_handshake, sized_request, split_records
-from ser import TOP, wait_until
+from ser import ASAN, TOP, wait_until
 
 HONEST, CORRUPT, BOMB, SLOW_BOMB, END, DICTIONARY = range(6)
 
@@ -243,7 +243,7 @@ def test_abuse_is_refused(pool, certs, peer, name, mode, reason, records):
         assert line["alert_sent"] == "decompression_failure", line
         assert re.search("decompression.?failure|closed|reset|pipe", alert_of(client), re.I)
         assert other.ask().status == 200
-    assert ser.memory_kb(ser.engine_pid()) - before < 8 * 1024
+    assert ASAN or ser.memory_kb(ser.engine_pid()) - before < 8 * 1024
 
 
 @pytest.mark.parametrize("mode", [CORRUPT, DICTIONARY])
@@ -259,6 +259,7 @@ def test_abuse_in_the_handshake(ser, certs, peer, mode):
         assert client.ask().status == 200
 
 
+@pytest.mark.skipif(ASAN, reason="sanitizers keep freed memory and pad every piece")
 def test_memory_of_a_connection(ser, certs):
     """In the engine, whose memory is its own: what the method promises, and OpenSSL's part."""
     count, context = 50, client_context(certs)
