@@ -174,7 +174,7 @@ class DocSer(Ser):
     """A SER that has what a block of the documents says. Its folder takes the place of /etc/kamailio."""
 
     def __init__(self, config: Config, folder: Path | None = None, places: Places | None = None,
-                 files: Files | None = None):
+                 named: Files | None = None):
         super().__init__(config)
         self.keep = folder is not None
         if folder is not None:
@@ -183,7 +183,7 @@ class DocSer(Ser):
             self.cfg, self.log_path, self.rpc_path = folder / "ser.cfg", folder / "ser.log", folder / "rpc"
             self.log_path.unlink(missing_ok=True)
         self.places = places or Places()
-        self.named = files
+        self.named = named
 
     def fill(self, text: str) -> str:
         text = re.sub(r'loadmodule "(?:[\w/]*/)?tls\.so"', f'loadmodule "{TLS_SO}"', text)
@@ -205,7 +205,7 @@ class DocSer(Ser):
             super().remove()
 
 
-def doc_ser(text: str, folder: Path | None = None, places: Places | None = None, files: Files | None = None,
+def doc_ser(text: str, folder: Path | None = None, places: Places | None = None, named: Files | None = None,
             **more) -> DocSer:
     """For a block that has its own listen and loadmodule lines."""
-    return DocSer(Config(load_tls=False, tls_addrs=(), raw=text, **more), folder, places, files)
+    return DocSer(Config(load_tls=False, tls_addrs=(), raw=text, **more), folder, places, named)

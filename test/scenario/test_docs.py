@@ -92,7 +92,7 @@ def test_whole_configuration(certs, files, block):
     # The sections beside it in the same part of the document.
     near = [other.text for other in of_kind("tls.cfg") if (other.file, other.heading) == (block.file, block.heading)]
     text = block.text if "listen=" in block.text else BEFORE + block.text
-    ser = doc_ser(text, places=places, files=files)
+    ser = doc_ser(text, places=places, named=files)
     if near and '"config"' in block.text:
         sections = ser.fill(near[0])
         files.make(sections, ser.dir)
@@ -123,7 +123,7 @@ def test_parameters_and_routes(certs, files, group):
     text = "\n".join(block.text for block in group)
     top = "\n".join(line for line in text.splitlines() if re.match(r"(modparam|loadmodule)\b", line))
     rest = "\n".join(line for line in text.splitlines() if line not in top.splitlines())
-    ser = DocSer(Config(tls={"tls_log": 1}, modules=MODULES, raw=CTL + top, events=rest), files=files).start()
+    ser = DocSer(Config(tls={"tls_log": 1}, modules=MODULES, raw=CTL + top, events=rest), named=files).start()
     options = ser.rpc("tls.options")
     renamed = {"private": "private_key", "ssl_freelist_max_len": "ssl_freelist_max"}
     for name, value in PARAM.findall(ser.fill(top)):
@@ -162,7 +162,7 @@ def site(certs):
             found[places.address(address), places.port(address, port)] = None
     listen = "".join(f"listen=tls:{address}:{port}\n" for address, port in found)
     ser = DocSer(Config(tls={"config": "tls.cfg"}, core=listen, raw="", modules=("ctl",)),
-                 places=places, files=Files(certs))
+                 places=places, named=Files(certs))
     (ser.dir / "tls.cfg").write_text("[server:default]\ncertificate = cert.pem\n")
     ser.start()
     yield ser
