@@ -5,7 +5,9 @@
 #include "fixed_c_zlib.h"
 #include "tls_compat.h"
 #include "tls_identity.h"
+#include "tls_ocsp.h"
 #include "tls_pem.h"
+#include "tls_protocol.h"
 #include "tls_ticket.h"
 #include "tls_workaround.h"
 
@@ -19,72 +21,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-/* RFC 9325 section 4.2: forward secret key exchange and AEAD. */
-#define TLS_STRONG_CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
-/* For TLS 1.1 and older, whose security level is set apart. */
-#define TLS_OLD_CIPHERS "DEFAULT"
-
-#define PLACE_TEXT 512
-
-/* What the steps of building one context share. */
-struct build {
-	const struct tls_context_input *input;
-	const struct tls_settings *settings;
-	SSL_CTX *ctx;
-	struct tls_report *report;
-};
-
-typedef void (*build_step)(struct build *b);
-
-/* The module parameter of a field. */
-static const char *param_of(const char *name)
-{
-#define TLS_I(field, param, cfg, def, lo, hi, rt, help) {#field, param},
-#define TLS_S(field, param, cfg, def, check, rt, help)  {#field, param},
-	static const struct {
-		const char *field, *param;
-	} rows[] = {TLS_DOMAIN_PARAMS(TLS_I, TLS_S)};
-#undef TLS_I
-#undef TLS_S
-
-	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		if (strcmp(rows[i].field, name) == 0)
-			return rows[i].param;
-	return name;
-}
-
-/* Writes where a setting comes from: "tls.cfg:12: method" or "server:default: parameter
- * tls_method".
- */
-static const char *place_text(const struct build *b, const struct tls_place *place,
-			      const char *name, char *text)
-{
-	const struct tls_context_input *input = b->input;
-
-	if (!place->file)
-		place = &input->section;
-	if (place->file)
-		snprintf(text, PLACE_TEXT, "%s:%u: %s", place->file, place->line, name);
-	else if (input->of_parameters)
-		snprintf(text, PLACE_TEXT, "%s: parameter %s", input->name, param_of(name));
-	else
-		snprintf(text, PLACE_TEXT, "%s: %s", input->name, name);
-	return text;
-}
-
-/* Reports about the setting of a field; the format comes after "where: ". */
-#define SAY(b, what, field, format, ...)                                                           \
-	do {                                                                                       \
-		char place_[PLACE_TEXT];                                                           \
-		what((b)->report, "%s: " format,                                                   \
-		     place_text(b, &(b)->input->places->field, #field, place_), ##__VA_ARGS__);    \
-	} while (0)
-#define SAY_ERROR(b, field, ...) SAY(b, tls_report_error, field, __VA_ARGS__)
-#define SAY_WARNING(b, field, ...)                                                                 \
-	do {                                                                                       \
-		if (!(b)->input->quiet)                                                            \
-			SAY(b, tls_report_warning, field, __VA_ARGS__);                            \
-	} while (0)
+typedef void (*build_step)(struct tls_build *b);
 
 char *tls_context_path(const char *dir, const char *name)
 {
@@ -95,127 +32,6 @@ char *tls_context_path(const char *dir, const char *name)
 	if (asprintf(&path, "%s/%s", dir, name) < 0)
 		return NULL;
 	return path;
-}
-
-/* ---- versions and suites ---- */
-
-static bool list_has_level(const char *list)
-{
-	return list && strstr(list, "@SECLEVEL=");
-}
-
-static void build_method(struct build *b)
-{
-	const struct tls_method *method = tls_param_method(b->settings->method);
-
-	if (method->min == SSL2_VERSION || !SSL_CTX_set_min_proto_version(b->ctx, method->min) ||
-	    !SSL_CTX_set_max_proto_version(b->ctx, method->max)) {
-		SAY_ERROR(b, method, "%s is not supported by %s", method->name,
-			  OpenSSL_version(OPENSSL_VERSION));
-		ERR_clear_error();
-		return;
-	}
-	if (method->min < TLS1_2_VERSION)
-		SAY_WARNING(b, method,
-			    "%s accepts versions below TLS 1.2, which are not secure "
-			    "(RFC 8996)",
-			    method->name);
-}
-
-/* Splits the list into TLS 1.3 suites, whose names begin with TLS_, and the rest. */
-static int split_ciphers(const char *list, char **suites, char **ciphers)
-{
-	size_t size = strlen(list) + 2;
-	char *copy = strdup(list), *save = NULL, *item;
-
-	*suites = calloc(1, size);
-	*ciphers = calloc(1, size);
-	if (!copy || !*suites || !*ciphers) {
-		free(copy);
-		return -1;
-	}
-	for (item = strtok_r(copy, ":, ", &save); item; item = strtok_r(NULL, ":, ", &save)) {
-		char *to = strncmp(item, "TLS_", 4) == 0 ? *suites : *ciphers;
-		size_t len = strlen(to);
-
-		snprintf(to + len, size - len, "%s%s", len ? ":" : "", item);
-	}
-	free(copy);
-	return 0;
-}
-
-/* A list of TLS 1.3 suites alone leaves nothing for older versions. */
-static void only_tls_1_3(struct build *b)
-{
-	const struct tls_method *method = tls_param_method(b->settings->method);
-
-	if (method->max && method->max < TLS1_3_VERSION)
-		SAY_ERROR(b, cipher_list, "'%s' names suites of TLS 1.3 only, but method is %s",
-			  b->settings->cipher_list, method->name);
-	else
-		SSL_CTX_set_min_proto_version(b->ctx, TLS1_3_VERSION);
-}
-
-/* OpenSSL passes over names that it does not know; a typing error must not weaken a list. */
-static bool check_cipher_names(struct build *b, const char *list,
-			       int (*set)(SSL_CTX *ctx, const char *list))
-{
-	char *copy = strdup(list), *save = NULL, *item;
-	bool known = copy != NULL;
-
-	for (item = copy ? strtok_r(copy, ":", &save) : NULL; known && item;
-	     item = strtok_r(NULL, ":", &save)) {
-		if (strchr("!-+@", item[0])) /* takes away or orders */
-			continue;
-		known = set(b->ctx, item) == 1;
-		if (!known)
-			SAY_ERROR(b, cipher_list, "'%s' is no suite that %s knows or allows", item,
-				  OpenSSL_version(OPENSSL_VERSION));
-	}
-	ERR_clear_error();
-	free(copy);
-	return known;
-}
-
-static void apply_ciphers(struct build *b, const char *suites, const char *ciphers)
-{
-	if (!suites[0] && !ciphers[0])
-		SAY_ERROR(b, cipher_list, "it names no cipher suite");
-	if (suites[0] && check_cipher_names(b, suites, SSL_CTX_set_ciphersuites) &&
-	    !SSL_CTX_set_ciphersuites(b->ctx, suites))
-		SAY_ERROR(b, cipher_list, "'%s': %s", suites, tls_pem_openssl_reason());
-	if (suites[0] && !ciphers[0])
-		only_tls_1_3(b);
-	if (ciphers[0] && check_cipher_names(b, ciphers, SSL_CTX_set_cipher_list) &&
-	    !SSL_CTX_set_cipher_list(b->ctx, ciphers))
-		SAY_ERROR(b, cipher_list, "'%s': %s", ciphers, tls_pem_openssl_reason());
-}
-
-static void apply_cipher_list(struct build *b, const char *list)
-{
-	char *suites = NULL, *ciphers = NULL;
-
-	if (split_ciphers(list, &suites, &ciphers) == 0)
-		apply_ciphers(b, suites, ciphers);
-	else
-		SAY_ERROR(b, cipher_list, "out of memory");
-	free(suites);
-	free(ciphers);
-}
-
-static void build_ciphers(struct build *b)
-{
-	const struct tls_settings *s = b->settings;
-	bool old = tls_param_method(s->method)->min < TLS1_2_VERSION;
-
-	/* TLS 1.1 and older sign with SHA-1 and MD5. */
-	if (old && !list_has_level(s->cipher_list))
-		SSL_CTX_set_security_level(b->ctx,
-					   tls_workaround_on(TLS_WORKAROUND_OLD_VERSIONS) ? 0 : 1);
-	if (s->cipher_list)
-		apply_cipher_list(b, s->cipher_list);
-	else if (!SSL_CTX_set_cipher_list(b->ctx, old ? TLS_OLD_CIPHERS : TLS_STRONG_CIPHERS))
-		SAY_ERROR(b, cipher_list, "cannot set the default: %s", tls_pem_openssl_reason());
 }
 
 /* ---- certificates and keys ---- */
@@ -261,19 +77,11 @@ struct credential {
 	const char *certificate_name, *key_name, *password_name;
 	const char *certificate, *key, *password;
 	const struct tls_place *certificate_place, *key_place, *password_place;
+	X509 **own_cert;
 };
 
-static void say(struct build *b, void (*what)(struct tls_report *, const char *, ...),
-		const struct tls_place *place, const char *name, const char *text)
-{
-	char where[PLACE_TEXT];
-
-	if (what == tls_report_error || !b->input->quiet)
-		what(b->report, "%s: %s", place_text(b, place, name, where), text);
-}
-
 /* The password to try, malloc()ed: the setting's text or the first line of the file it names. */
-static char *credential_password(struct build *b, const struct credential *c)
+static char *credential_password(struct tls_build *b, const struct credential *c)
 {
 	char why[TLS_PEM_WHY], *path, *password = NULL;
 
@@ -287,16 +95,16 @@ static char *credential_password(struct build *b, const struct credential *c)
 	else
 		snprintf(why, sizeof(why), "out of memory");
 	if (!password) {
-		say(b, tls_report_error, c->password_place, c->password_name, why);
+		tls_build_say(b, tls_report_error, c->password_place, c->password_name, why);
 	} else if (tls_file_others_can_read(path)) {
 		snprintf(why, sizeof(why), "password file '%s' can be read by other users", path);
-		say(b, tls_report_warning, c->password_place, c->password_name, why);
+		tls_build_say(b, tls_report_warning, c->password_place, c->password_name, why);
 	}
 	free(path);
 	return password;
 }
 
-static EVP_PKEY *credential_key(struct build *b, const struct credential *c)
+static EVP_PKEY *credential_key(struct tls_build *b, const struct credential *c)
 {
 	const struct tls_place *place = c->key ? c->key_place : c->certificate_place;
 	const char *name = c->key ? c->key_name : c->certificate_name;
@@ -308,11 +116,11 @@ static EVP_PKEY *credential_key(struct build *b, const struct credential *c)
 	EVP_PKEY *key = path && has_password ? tls_pem_key(path, &password, why) : NULL;
 
 	if (!key && has_password)
-		say(b, tls_report_error, place, name, why);
+		tls_build_say(b, tls_report_error, place, name, why);
 	if (key && tls_file_others_can_read(path)) {
 		snprintf(why, sizeof(why), "private key file '%s' can be read by other users",
 			 path);
-		say(b, tls_report_warning, place, name, why);
+		tls_build_say(b, tls_report_warning, place, name, why);
 	}
 	if (text)
 		OPENSSL_cleanse(text, strlen(text));
@@ -331,14 +139,14 @@ static bool chain_is_in_order(STACK_OF(X509) * certs)
 	return true;
 }
 
-static void use_chain(struct build *b, const struct credential *c, STACK_OF(X509) * certs)
+static void use_chain(struct tls_build *b, const struct credential *c, STACK_OF(X509) * certs)
 {
 	char why[TLS_PEM_WHY];
 
 	if (SSL_CTX_use_certificate(b->ctx, sk_X509_value(certs, 0)) != 1) {
 		snprintf(why, sizeof(why), "file '%s': the certificate cannot be used: %s",
 			 c->certificate, tls_pem_openssl_reason());
-		say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
+		tls_build_say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
 		return;
 	}
 	SSL_CTX_clear_chain_certs(b->ctx);
@@ -349,26 +157,27 @@ static void use_chain(struct build *b, const struct credential *c, STACK_OF(X509
 			 "file '%s': certificate %d of the chain cannot be used: "
 			 "%s",
 			 c->certificate, i + 1, tls_pem_openssl_reason());
-		say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
+		tls_build_say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
 	}
 	if (!chain_is_in_order(certs)) {
 		snprintf(why, sizeof(why),
 			 "file '%s': the chain is not in order or a certificate "
 			 "is missing: each must be issued by the next",
 			 c->certificate);
-		say(b, tls_report_warning, c->certificate_place, c->certificate_name, why);
+		tls_build_say(b, tls_report_warning, c->certificate_place, c->certificate_name,
+			      why);
 	}
 }
 
 /* OpenSSL keeps one certificate for each type of key: another one would take its place. */
-static bool has_certificate_of_type(const struct build *b, const EVP_PKEY *key)
+static bool has_certificate_of_type(const struct tls_build *b, const EVP_PKEY *key)
 {
 	X509 *before = SSL_CTX_get0_certificate(b->ctx);
 
 	return before && EVP_PKEY_base_id(X509_get0_pubkey(before)) == EVP_PKEY_base_id(key);
 }
 
-static void use_credential(struct build *b, const struct credential *c, STACK_OF(X509) * certs,
+static void use_credential(struct tls_build *b, const struct credential *c, STACK_OF(X509) * certs,
 			   EVP_PKEY *key)
 {
 	const char *key_file = c->key ? c->key : c->certificate;
@@ -378,11 +187,12 @@ static void use_credential(struct build *b, const struct credential *c, STACK_OF
 		snprintf(why, sizeof(why),
 			 "file '%s': its key is of the same type as the first certificate's",
 			 c->certificate);
-		say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
+		tls_build_say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
 		return;
 	}
 	if (dates_text(sk_X509_value(certs, 0), c->certificate, why, sizeof(why)))
-		say(b, tls_report_warning, c->certificate_place, c->certificate_name, why);
+		tls_build_say(b, tls_report_warning, c->certificate_place, c->certificate_name,
+			      why);
 	use_chain(b, c, certs);
 	if (X509_check_private_key(sk_X509_value(certs, 0), key) != 1)
 		snprintf(why, sizeof(why),
@@ -392,14 +202,17 @@ static void use_credential(struct build *b, const struct credential *c, STACK_OF
 	else if (SSL_CTX_use_PrivateKey(b->ctx, key) != 1)
 		snprintf(why, sizeof(why), "the private key in file '%s' cannot be used: %s",
 			 key_file, tls_pem_openssl_reason());
-	else
+	else {
+		*c->own_cert = sk_X509_value(certs, 0);
+		X509_up_ref(*c->own_cert);
 		return;
+	}
 	ERR_clear_error();
-	say(b, tls_report_error, c->key ? c->key_place : c->certificate_place,
-	    c->key ? c->key_name : c->certificate_name, why);
+	tls_build_say(b, tls_report_error, c->key ? c->key_place : c->certificate_place,
+		      c->key ? c->key_name : c->certificate_name, why);
 }
 
-static void build_credential(struct build *b, const struct credential *c)
+static void build_credential(struct tls_build *b, const struct credential *c)
 {
 	char why[TLS_PEM_WHY] = "out of memory";
 	STACK_OF(X509) * certs;
@@ -411,7 +224,7 @@ static void build_credential(struct build *b, const struct credential *c)
 	path = tls_context_path(b->input->dir, c->certificate);
 	certs = path ? tls_pem_certificates(path, why) : NULL;
 	if (!certs)
-		say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
+		tls_build_say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
 	key = credential_key(b, c);
 	if (certs && key)
 		use_credential(b, c, certs, key);
@@ -420,17 +233,19 @@ static void build_credential(struct build *b, const struct credential *c)
 	free(path);
 }
 
-#define CREDENTIAL(b, cert, key, password)                                                         \
+#define CREDENTIAL(b, number, cert, key, password)                                                 \
 	{                                                                                          \
 #cert, #key, #password, (b)->settings->cert, (b)->settings->key,                   \
 			(b)->settings->password, &(b)->input->places->cert,                        \
-			&(b)->input->places->key, &(b)->input->places->password                    \
+			&(b)->input->places->key, &(b)->input->places->password,                   \
+			&(b)->own_cert[number]                                                     \
 	}
 
-static void build_certificate(struct build *b)
+static void build_certificate(struct tls_build *b)
 {
-	struct credential first = CREDENTIAL(b, certificate, private_key, private_key_password);
-	struct credential second = CREDENTIAL(b, certificate2, private_key2, private_key_password2);
+	struct credential first = CREDENTIAL(b, 0, certificate, private_key, private_key_password);
+	struct credential second =
+		CREDENTIAL(b, 1, certificate2, private_key2, private_key_password2);
 	X509 *own;
 
 	if (!first.certificate && b->input->role == TLS_ROLE_SERVER)
@@ -451,7 +266,7 @@ static bool is_trust_anchor(X509 *cert)
 	       X509_NAME_cmp(X509_get_subject_name(cert), X509_get_issuer_name(cert)) == 0;
 }
 
-static void add_ca(struct build *b, X509 *cert, const char *path, int number)
+static void add_ca(struct tls_build *b, X509 *cert, const char *path, int number)
 {
 	char text[TLS_PEM_WHY];
 
@@ -463,7 +278,7 @@ static void add_ca(struct build *b, X509 *cert, const char *path, int number)
 			  tls_pem_openssl_reason());
 }
 
-static void build_ca_list(struct build *b, const char *path)
+static void build_ca_list(struct tls_build *b, const char *path)
 {
 	char why[TLS_PEM_WHY] = "out of memory";
 	STACK_OF(X509) *certs = path ? tls_pem_certificates(path, why) : NULL;
@@ -483,7 +298,7 @@ static void build_ca_list(struct build *b, const char *path)
 	sk_X509_pop_free(certs, X509_free);
 }
 
-static void build_ca_path(struct build *b, const char *path)
+static void build_ca_path(struct tls_build *b, const char *path)
 {
 	char why[TLS_PEM_WHY];
 	struct stat st;
@@ -498,7 +313,7 @@ static void build_ca_path(struct build *b, const char *path)
 		SAY_ERROR(b, ca_path, "directory '%s': %s", path, tls_pem_openssl_reason());
 }
 
-static void build_crl(struct build *b, const char *path)
+static void build_crl(struct tls_build *b, const char *path)
 {
 	X509_STORE *store = SSL_CTX_get_cert_store(b->ctx);
 	bool leaf = strcasecmp(b->settings->crl_check, "leaf") == 0;
@@ -521,7 +336,7 @@ bool tls_context_same_store(const struct tls_settings *a, const struct tls_setti
 }
 
 /* Domains that inherit their CAs share one store of them. */
-static void share_store(struct build *b)
+static void share_store(struct tls_build *b)
 {
 	SSL_CTX *from = b->input->store_from;
 
@@ -531,7 +346,7 @@ static void share_store(struct build *b)
 					   SSL_dup_CA_list(SSL_CTX_get_client_CA_list(from)));
 }
 
-static void build_store(struct build *b)
+static void build_store(struct tls_build *b)
 {
 	const struct tls_settings *s = b->settings;
 	const char *dir = b->input->dir;
@@ -561,13 +376,13 @@ bool tls_context_accepts_unverified(enum tls_role role, const struct tls_setting
 }
 
 /* A client asks for its server_name, or for a name that routes give for each connection. */
-static bool has_name_to_ask_for(const struct build *b)
+static bool has_name_to_ask_for(const struct tls_build *b)
 {
 	return b->input->role == TLS_ROLE_CLIENT &&
 	       (b->settings->server_name || b->input->cfg->xavp_cfg.len > 0);
 }
 
-static void check_verify_name(struct build *b, bool verify)
+static void check_verify_name(struct tls_build *b, bool verify)
 {
 	const struct tls_settings *s = b->settings;
 	enum tls_identity_rule rule = tls_identity_rule_of(s->verify_name);
@@ -590,7 +405,7 @@ static void check_verify_name(struct build *b, bool verify)
 		SAY_ERROR(b, verify_names, "'%.*s' is no name of a domain or host", (int)len, bad);
 }
 
-static void build_verify(struct build *b)
+static void build_verify(struct tls_build *b)
 {
 	const struct tls_settings *s = b->settings;
 	bool require = s->require_certificate;
@@ -636,7 +451,7 @@ static bool add_own_names(EVP_MD_CTX *md, const X509 *cert)
  * A client that resumes does not see the certificate again: it may only get to one with the names
  * that it saw (and to the same server_name, RFC 6066 section 3, and rules, which the input tells).
  */
-static bool session_context(struct build *b, uint8_t digest[EVP_MAX_MD_SIZE], unsigned *len)
+static bool session_context(struct tls_build *b, uint8_t digest[EVP_MAX_MD_SIZE], unsigned *len)
 {
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
 	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
@@ -652,7 +467,7 @@ static bool session_context(struct build *b, uint8_t digest[EVP_MAX_MD_SIZE], un
 	return ok;
 }
 
-static void build_sessions(struct build *b)
+static void build_sessions(struct tls_build *b)
 {
 	bool cache = b->input->cfg->session_cache && b->input->role == TLS_ROLE_SERVER;
 	uint8_t digest[EVP_MAX_MD_SIZE];
@@ -664,12 +479,13 @@ static void build_sessions(struct build *b)
 				 b->input->name, tls_pem_openssl_reason());
 	SSL_CTX_set_session_cache_mode(b->ctx, cache ? SSL_SESS_CACHE_SERVER : SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_timeout(b->ctx, TLS_TICKET_LIFETIME);
-	/* One ticket is what a SIP peer that comes back needs; each costs a record and an HMAC. */
-	SSL_CTX_set_num_tickets(b->ctx, 1);
+	SSL_CTX_set_num_tickets(b->ctx, (size_t)b->settings->session_tickets);
+	if (b->settings->session_tickets == 0)
+		SSL_CTX_set_options(b->ctx, SSL_OP_NO_TICKET);
 }
 
 /* True if no trusted certificate issued this one, nor is it its own issuer. */
-static bool issuer_is_missing(struct build *b, X509 *cert)
+static bool issuer_is_missing(struct tls_build *b, X509 *cert)
 {
 	X509_STORE_CTX *store = X509_STORE_CTX_new();
 	X509 *issuer = NULL;
@@ -686,7 +502,7 @@ static bool issuer_is_missing(struct build *b, X509 *cert)
 
 /* An intermediate that was left out is what most often makes peers refuse a certificate; with CAs
  * at hand it can be noticed. */
-static void check_issuer(struct build *b)
+static void check_issuer(struct tls_build *b)
 {
 	STACK_OF(X509) *chain = NULL;
 	X509 *last = SSL_CTX_get0_certificate(b->ctx);
@@ -706,7 +522,7 @@ static void check_issuer(struct build *b)
  * Left alone, OpenSSL builds its own chain anew for every handshake that has a CA store, a
  * quarter of the handshake's cost. Do it once.
  */
-static void build_chain(struct build *b)
+static void build_chain(struct tls_build *b)
 {
 	X509 *own = SSL_CTX_get0_certificate(b->ctx);
 	int more;
@@ -728,7 +544,37 @@ static void build_chain(struct build *b)
 	ERR_clear_error();
 }
 
-static void build_options(struct build *b)
+static void build_ocsp(struct tls_build *b, const char *name, const struct tls_place *place,
+		       const char *file, X509 *cert)
+{
+	char *path = file ? tls_context_path(b->input->dir, file) : NULL;
+	struct tls_ocsp_source source = {path, place, name, cert};
+
+	if (!file)
+		return;
+	if (!path)
+		tls_build_say(b, tls_report_error, place, name, "out of memory");
+	else if (b->input->role == TLS_ROLE_CLIENT)
+		tls_build_say(b, tls_report_warning, place, name,
+			      "it has no effect for connections that are opened");
+	else if (cert)
+		tls_ocsp_build(b, &source);
+	free(path);
+}
+
+static void build_responses(struct tls_build *b)
+{
+	const struct tls_settings *s = b->settings;
+
+	if (s->ocsp_response2 && !s->certificate2)
+		SAY_ERROR(b, ocsp_response2, "it needs certificate2, which is not set");
+	build_ocsp(b, "ocsp_response", &b->input->places->ocsp_response, s->ocsp_response,
+		   b->own_cert[0]);
+	build_ocsp(b, "ocsp_response2", &b->input->places->ocsp_response2, s->ocsp_response2,
+		   b->own_cert[1]);
+}
+
+static void build_options(struct tls_build *b)
 {
 	const struct cfg_group_tls *cfg = b->input->cfg;
 	uint64_t options = SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE |
@@ -754,7 +600,7 @@ static void build_options(struct build *b)
 }
 
 /* Only a try shows whether versions, suites and level leave anything to talk with. */
-static void build_probe(struct build *b)
+static void build_probe(struct tls_build *b)
 {
 	const struct tls_settings *s = b->settings;
 	SSL *ssl = SSL_new(b->ctx);
@@ -775,10 +621,18 @@ static void build_probe(struct build *b)
 SSL_CTX *tls_context_new(const struct tls_context_input *input, struct tls_report *report)
 {
 	static const build_step steps[] = {
-		build_method, build_ciphers,  build_certificate, build_verify,
-		build_store,  build_sessions, build_chain,       build_options,
+		tls_protocol_build_versions,
+		tls_protocol_build_ciphers,
+		tls_protocol_build_lists,
+		build_certificate,
+		build_verify,
+		build_store,
+		build_sessions,
+		build_chain,
+		build_responses,
+		build_options,
 	};
-	struct build b = {input, input->settings, NULL, report};
+	struct tls_build b = {.input = input, .settings = input->settings, .report = report};
 	unsigned errors = report->errors;
 
 	b.ctx = SSL_CTX_new(input->role == TLS_ROLE_SERVER ? TLS_server_method()
@@ -791,12 +645,22 @@ SSL_CTX *tls_context_new(const struct tls_context_input *input, struct tls_repor
 	input->prepare(b.ctx);
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
 		steps[i](&b);
+	X509_free(b.own_cert[0]);
+	X509_free(b.own_cert[1]);
 	if (report->errors == errors)
 		build_probe(&b);
 	if (report->errors == errors)
 		return b.ctx;
 	SSL_CTX_free(b.ctx);
 	return NULL;
+}
+
+bool tls_context_enter(SSL *ssl, const SSL_CTX *ctx)
+{
+	SSL_clear_options(ssl, SSL_OP_NO_TICKET);
+	SSL_set_options(ssl, SSL_CTX_get_options(ctx) & SSL_OP_NO_TICKET);
+	return SSL_set_num_tickets(ssl, SSL_CTX_get_num_tickets(ctx)) == 1 &&
+	       tls_protocol_enter(ssl, ctx);
 }
 
 void tls_context_thread_end(void)

@@ -94,15 +94,19 @@ static void inherit(struct tls_domain *d, const struct tls_config_section *secti
 #undef TLS_I
 #undef TLS_S
 #undef INHERIT
-	/* A certificate of its own comes with a key of its own. */
+	/* A certificate of its own comes with a key and a response of its own. */
 	if (section->lines.certificate && !section->lines.private_key)
 		d->settings.private_key = NULL;
 	if (section->lines.certificate && !section->lines.private_key_password)
 		d->settings.private_key_password = NULL;
+	if (section->lines.certificate && !section->lines.ocsp_response)
+		d->settings.ocsp_response = NULL;
 	if (section->lines.certificate2 && !section->lines.private_key2)
 		d->settings.private_key2 = NULL;
 	if (section->lines.certificate2 && !section->lines.private_key_password2)
 		d->settings.private_key_password2 = NULL;
+	if (section->lines.certificate2 && !section->lines.ocsp_response2)
+		d->settings.ocsp_response2 = NULL;
 }
 
 /* The rows' defaults; an empty text is not set. */
@@ -398,7 +402,12 @@ static bool stamp_rules(struct stamper *stamp, struct tls_digest_cache *digests,
 	stamp_text(stamp, s->server_name);
 	EVP_DigestUpdate(stamp->md, &s->server_name_mode, sizeof(s->server_name_mode));
 	stamp_text(stamp, s->method);
+	stamp_text(stamp, s->min_version);
+	stamp_text(stamp, s->max_version);
 	stamp_text(stamp, s->cipher_list);
+	stamp_text(stamp, s->ciphersuites);
+	stamp_text(stamp, s->signature_algorithms);
+	EVP_DigestUpdate(stamp->md, &s->security_level, sizeof(s->security_level));
 	stamp_text(stamp, s->verify_client);
 	stamp_text(stamp, s->verify_name);
 	stamp_text(stamp, s->verify_names);
@@ -455,6 +464,8 @@ static bool make_stamp(const struct tls_domain_source *source, const struct tls_
 		stamp_path(&stamp, s->private_key);
 		stamp_path(&stamp, s->certificate2);
 		stamp_path(&stamp, s->private_key2);
+		stamp_path(&stamp, s->ocsp_response);
+		stamp_path(&stamp, s->ocsp_response2);
 		stamp_password(&stamp, s->private_key_password);
 		stamp_password(&stamp, s->private_key_password2);
 	}

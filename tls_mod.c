@@ -129,6 +129,7 @@ static int check_parameters(void)
 
 	tls_params_check(&default_tls_cfg, &report);
 	tls_keylog_check(&default_tls_cfg, &report);
+	tls_params_report_unsupported(&default_tls_cfg, &report);
 	return report_end(&report);
 }
 

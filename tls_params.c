@@ -62,6 +62,21 @@ const char *tls_param_check_method(const char *value)
 	return tls_param_method(value) ? NULL : TLS_METHOD_NAMES;
 }
 
+int tls_param_version(const char *name)
+{
+	const struct tls_method *method = tls_param_method(name);
+
+	return method && method->min == method->max && method->min != SSL2_VERSION ? method->min
+										   : 0;
+}
+
+const char *tls_param_check_version(const char *value)
+{
+	return value[0] == '\0' || tls_param_version(value)
+		       ? NULL
+		       : "one of TLSv1.3, TLSv1.2, TLSv1.1, TLSv1.0, TLSv1, SSLv3";
+}
+
 static bool is_one_of(const char *value, const char *const *names)
 {
 	for (; *names; names++)
@@ -89,6 +104,15 @@ const char *tls_param_check_verify_name(const char *value)
 	static const char *const names[] = {"off", "sip", "host", NULL};
 
 	return is_one_of(value, names) ? NULL : "one of off, sip, host";
+}
+
+const char *tls_param_check_rand_engine(const char *value)
+{
+	static const char *const names[] = {"krand", "fastrand", "cryptorand", "kxlibssl", NULL};
+
+	return value[0] == '\0' || is_one_of(value, names)
+		       ? NULL
+		       : "one of krand, fastrand, cryptorand, kxlibssl";
 }
 
 /* As it can stand in a ClientHello: RFC 6066 section 3, without the trailing dot. */
@@ -178,6 +202,39 @@ void tls_params_report_ignored(const struct cfg_group_tls *cfg, struct tls_repor
 	TLS_DOMAIN_PARAMS(TLS_I, TLS_S)
 #undef TLS_I
 #undef TLS_S
+}
+
+static void warn_without_effect(const char *param, const char *why, struct tls_report *report)
+{
+	tls_report_warning(report, "parameter %s has no effect: %s", param, why);
+}
+
+void tls_params_report_unsupported(const struct cfg_group_tls *cfg, struct tls_report *report)
+{
+	static const char engines[] = "OpenSSL engines are not supported",
+			  own_process[] = "OpenSSL is initialised in a process of its own";
+
+	if (!is_text(&cfg->engine, "NONE") && cfg->engine.len > 0)
+		tls_report_error(report,
+				 "parameter engine: value '%.*s': %s, keys are read from files",
+				 cfg->engine.len, cfg->engine.s, engines);
+	if (!is_text(&cfg->engine_config, "NONE") && cfg->engine_config.len > 0)
+		warn_without_effect("engine_config", engines, report);
+	if (!is_text(&cfg->engine_algorithms, "ALL") && cfg->engine_algorithms.len > 0)
+		warn_without_effect("engine_algorithms", engines, report);
+	if (cfg->renegotiation)
+		warn_without_effect("renegotiation",
+				    "a renegotiation is always refused, its connection goes on",
+				    report);
+	if (cfg->rand_engine.len > 0)
+		warn_without_effect("rand_engine", "OpenSSL's own random generator is used",
+				    report);
+	if (cfg->init_mode)
+		warn_without_effect("init_mode", own_process, report);
+	if (cfg->provider_quirks)
+		warn_without_effect("provider_quirks", own_process, report);
+	if (cfg->provider_quirks_config.len > 0)
+		warn_without_effect("provider_quirks_config", own_process, report);
 }
 
 /* *to is NULL for an empty value. */

@@ -24,6 +24,10 @@
 #define TLS_DOMAIN_PARAMS(I, S)                                                                    \
 	S(method, "tls_method", "method", "TLSv1.2+", tls_param_check_method, RO,                  \
 	  "TLS versions that are accepted: TLSv1.2, TLSv1.2+, TLSv1.3, ...")                       \
+	S(min_version, "min_version", "min_version", "", tls_param_check_version, RO,              \
+	  "lowest of the versions of tls_method that is accepted")                                 \
+	S(max_version, "max_version", "max_version", "", tls_param_check_version, RO,              \
+	  "highest of the versions of tls_method that is accepted")                                \
 	S(certificate, "certificate", "certificate", "cert.pem", NULL, RO,                         \
 	  "certificate chain in PEM, the end entity's first")                                      \
 	S(private_key, "private_key", "private_key", "", NULL, RO,                                 \
@@ -53,6 +57,22 @@
 	  "CA certificates that may stand between the peer's and a trusted one")                   \
 	S(cipher_list, "cipher_list", "cipher_list", "", NULL, RO,                                 \
 	  "cipher suites of TLS 1.3 (TLS_...) and older, separated by colons")                     \
+	S(ciphersuites, "ciphersuites", "ciphersuites", "", NULL, RO,                              \
+	  "cipher suites of TLS 1.3 (TLS_...), instead of those in cipher_list")                   \
+	S(groups, "groups", "groups", "", NULL, RO,                                                \
+	  "groups (curves) for key exchange, such as X25519:P-256")                                \
+	S(signature_algorithms, "signature_algorithms", "signature_algorithms", "", NULL, RO,      \
+	  "signature algorithms, such as ecdsa_secp256r1_sha256:rsa_pss_rsae_sha256")              \
+	I(security_level, "security_level", "security_level", -1, -1, 5, RO,                       \
+	  "security level of OpenSSL, -1: the library's own")                                      \
+	S(alpn, "alpn", "alpn", "", NULL, RO,                                                      \
+	  "application protocols (ALPN), such as sip/2,http/1.1")                                  \
+	I(session_tickets, "session_tickets", "session_tickets", 1, 0, 16, RO,                     \
+	  "session tickets that a client gets in TLS 1.3; 0: none in any version")                 \
+	S(ocsp_response, "ocsp_response", "ocsp_response", "", NULL, RO,                           \
+	  "OCSP response about the certificate in DER, for clients that ask")                      \
+	S(ocsp_response2, "ocsp_response2", "ocsp_response2", "", NULL, RO,                        \
+	  "OCSP response about the second certificate")                                            \
 	S(verify_name, "verify_name", "verify_name", "off", tls_param_check_verify_name, RO,       \
 	  "off, sip (RFC 5922) or host (RFC 9525): the peer's certificate must hold its name")     \
 	S(verify_names, "verify_names", "verify_names", "", NULL, RO,                              \
@@ -121,6 +141,21 @@
 	  "file that the keys of new connections are appended to")                                 \
 	S(keylog_peer, "keylog_peer", "keylog_peer", "", NULL, RO,                                 \
 	  "address:port that the keys of new connections are sent to by UDP")                      \
+	I(renegotiation, "renegotiation", "renegotiation", 0, 0, 1, RO,                            \
+	  "accepted, without effect: renegotiation is always refused")                             \
+	S(rand_engine, "rand_engine", "rand_engine", "", tls_param_check_rand_engine, RO,          \
+	  "accepted, without effect: OpenSSL's own random generator is used")                      \
+	S(engine, "engine", "engine", "NONE", NULL, RO, "OpenSSL engine, not supported: NONE")     \
+	S(engine_config, "engine_config", "engine_config", "NONE", NULL, RO,                       \
+	  "accepted, without effect: engines are not supported")                                   \
+	S(engine_algorithms, "engine_algorithms", "engine_algorithms", "ALL", NULL, RO,            \
+	  "accepted, without effect: engines are not supported")                                   \
+	I(init_mode, "init_mode", "init_mode", 0, 0, INT_MAX, RO,                                  \
+	  "accepted, without effect: OpenSSL has a process of its own")                            \
+	I(provider_quirks, "provider_quirks", "provider_quirks", 0, 0, INT_MAX, RO,                \
+	  "accepted, without effect: OpenSSL has a process of its own")                            \
+	S(provider_quirks_config, "provider_quirks_config", "provider_quirks_config", "", NULL,    \
+	  RO, "accepted, without effect: OpenSSL has a process of its own")                        \
 	I(engine_threads, "engine_threads", "engine_threads", 0, 0, 256, RO,                       \
 	  "threads of the engine process, 0: one per processor")                                   \
 	I(engine_timeout, "engine_timeout", "engine_timeout", 5000, 100, 60000, RW,                \
@@ -186,11 +221,13 @@ extern cfg_def_t tls_cfg_def[];
 /* Returns what is expected ("one of a, b") when value is not that, else NULL. */
 typedef const char *(*tls_param_check_f)(const char *value);
 const char *tls_param_check_method(const char *value);
+const char *tls_param_check_version(const char *value);
 const char *tls_param_check_verify_client(const char *value);
 const char *tls_param_check_session_id(const char *value);
 const char *tls_param_check_crl_check(const char *value);
 const char *tls_param_check_verify_name(const char *value);
 const char *tls_param_check_server_name(const char *value);
+const char *tls_param_check_rand_engine(const char *value);
 
 /* Protocol versions of a tls_method value: 0 means the library's lowest or highest. */
 struct tls_method {
@@ -201,8 +238,16 @@ struct tls_method {
 /* The row of a tls_method value, NULL for an unknown one. */
 const struct tls_method *tls_param_method(const char *name);
 
+/* The version of a value of min_version or max_version: TLS1_2_VERSION and the like, 0 for an
+ * unknown one. */
+int tls_param_version(const char *name);
+
 /* Reports every value of cfg that is out of its row's range, naming parameter and value. */
 void tls_params_check(const struct cfg_group_tls *cfg, struct tls_report *report);
+
+/* Tells of values that cannot be honoured. An error where the operator would get less than was
+ * asked for, else a warning. */
+void tls_params_report_unsupported(const struct cfg_group_tls *cfg, struct tls_report *report);
 
 /* Warns of every domain row that differs from its default: a configuration file is used instead. */
 void tls_params_report_ignored(const struct cfg_group_tls *cfg, struct tls_report *report);

@@ -208,6 +208,16 @@ static void rpc_info(rpc_t *rpc, void *ctx)
 	I(server_name_mode)                                                                        \
 	S(server_id)                                                                               \
 	I(refuse_unknown_name)                                                                     \
+	S(min_version)                                                                             \
+	S(max_version)                                                                             \
+	S(ciphersuites)                                                                            \
+	S(groups)                                                                                  \
+	S(signature_algorithms)                                                                    \
+	I(security_level)                                                                          \
+	S(alpn)                                                                                    \
+	I(session_tickets)                                                                         \
+	S(ocsp_response)                                                                           \
+	S(ocsp_response2)                                                                          \
 	S(session_ticket_keys)                                                                     \
 	S(event_callback)                                                                          \
 	S(xavp_cfg)                                                                                \
@@ -215,6 +225,14 @@ static void rpc_info(rpc_t *rpc, void *ctx)
 	I(handshake_timeout)                                                                       \
 	I(key_update_records)                                                                      \
 	I(key_password_mode)                                                                       \
+	I(renegotiation)                                                                           \
+	S(rand_engine)                                                                             \
+	S(engine)                                                                                  \
+	S(engine_config)                                                                           \
+	S(engine_algorithms)                                                                       \
+	I(init_mode)                                                                               \
+	I(provider_quirks)                                                                         \
+	S(provider_quirks_config)                                                                  \
 	I(engine_threads)                                                                          \
 	I(engine_timeout)
 

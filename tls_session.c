@@ -306,15 +306,14 @@ static void note_server_name(struct tls_session *s, SSL *ssl)
 }
 
 /*
- * Lets all of a domain's section apply, not only its certificate. Suites, CA lists and security
- * level come with the SSL_CTX; so does the session context, since it is still the old one's.
+ * Lets all of a domain's section apply, not only its certificate. Suites, CA lists, signature
+ * algorithms, ALPN, stapling and security level come with the SSL_CTX; so does the session context,
+ * since it is still the old one's.
  */
-static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
+static bool switch_domain(struct tls_session *s, const struct tls_domain *domain)
 {
 	SSL_CTX *ctx = domain->ctx;
 
-	if (domain == s->domain)
-		return true;
 	s->domain = domain;
 	if (SSL_set_SSL_CTX(s->ssl, ctx) != ctx)
 		return false;
@@ -324,6 +323,12 @@ static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
 	SSL_set_verify_depth(s->ssl, SSL_CTX_get_verify_depth(ctx));
 	return SSL_set_min_proto_version(s->ssl, SSL_CTX_get_min_proto_version(ctx)) &&
 	       SSL_set_max_proto_version(s->ssl, SSL_CTX_get_max_proto_version(ctx));
+}
+
+static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
+{
+	return (domain == s->domain || switch_domain(s, domain)) &&
+	       tls_context_enter(s->ssl, domain->ctx);
 }
 
 static int on_client_hello(SSL *ssl, int *alert, void *unused)

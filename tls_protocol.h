@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What two ends of TLS agree on: versions, security level, cipher suites, groups, signature
+ * algorithms and the application's protocol, from a domain's settings. Engine process only.
+ */
+#ifndef TLS_PROTOCOL_H
+#define TLS_PROTOCOL_H
+
+#include "tls_build.h"
+
+/* Steps of building an SSL_CTX. The first sets the versions that the other steps go by; suites come
+ * before certificates, which the security level judges. */
+void tls_protocol_build_versions(struct tls_build *b);
+void tls_protocol_build_ciphers(struct tls_build *b);
+void tls_protocol_build_lists(struct tls_build *b); /* groups, signatures, ALPN */
+
+/*
+ * Gives an accepted connection the groups of the SSL_CTX that it was switched to. OpenSSL takes
+ * groups over when an SSL is made and cannot reset them, so no SSL_CTX of a server has any.
+ */
+bool tls_protocol_enter(SSL *ssl, const SSL_CTX *ctx);
+
+#endif
