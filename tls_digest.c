@@ -17,6 +17,7 @@
 
 struct entry {
 	struct entry *next;
+	uint8_t state[TLS_DIGEST_SIZE]; /* of the file when it was read; zeros before */
 	uint8_t digest[TLS_DIGEST_SIZE];
 	char path[];
 };
@@ -134,39 +135,47 @@ static bool digest_directory(const char *path, uint8_t *digest)
 	return ok;
 }
 
-static struct entry *entry_new(const char *path)
+static bool digest_path(const char *path, uint8_t *digest)
 {
-	size_t size = strlen(path) + 1;
-	struct entry *e = calloc(1, sizeof(*e) + size);
 	struct stat st;
-	bool ok;
 
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? digest_directory(path, digest)
+							   : digest_file(path, digest);
+}
+
+/* The path's entry, maybe a new one that is not filled in. */
+static struct entry *entry_of(struct tls_digest_cache *cache, const char *path)
+{
+	struct entry *e = tls_map_get(cache->by_path, path);
+	size_t size = strlen(path) + 1;
+
+	if (e)
+		return e;
+	e = calloc(1, sizeof(*e) + size);
 	if (!e)
 		return NULL;
 	memcpy(e->path, path, size);
-	ok = stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? digest_directory(path, e->digest)
-							 : digest_file(path, e->digest);
-	if (ok)
-		return e;
-	free(e);
-	return NULL;
+	e->next = cache->entries;
+	cache->entries = e;
+	tls_map_add(cache->by_path, e->path, e);
+	return e;
 }
 
 /* Whoever wants a file that another thread reads would read it, too: so it waits. */
 bool tls_digest_of(struct tls_digest_cache *cache, const char *path,
-		   uint8_t digest[TLS_DIGEST_SIZE])
+		   const uint8_t state[TLS_DIGEST_SIZE], uint8_t digest[TLS_DIGEST_SIZE])
 {
 	struct entry *e;
+	bool ok = false;
 
 	pthread_mutex_lock(&cache->lock);
-	e = tls_map_get(cache->by_path, path);
-	if (!e && (e = entry_new(path))) {
-		e->next = cache->entries;
-		cache->entries = e;
-		tls_map_add(cache->by_path, e->path, e);
-	}
+	e = entry_of(cache, path);
 	if (e)
+		ok = memcmp(e->state, state, TLS_DIGEST_SIZE) == 0 || digest_path(path, e->digest);
+	if (ok) {
+		memcpy(e->state, state, TLS_DIGEST_SIZE);
 		memcpy(digest, e->digest, TLS_DIGEST_SIZE);
+	}
 	pthread_mutex_unlock(&cache->lock);
-	return e != NULL;
+	return ok;
 }

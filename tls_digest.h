@@ -14,16 +14,17 @@
 
 struct tls_digest_cache;
 
-/* A cache for at most count files, to be used while they are expected not to change. Returns NULL
- * without memory. */
+/* A cache for at most count files. Returns NULL without memory. */
 struct tls_digest_cache *tls_digest_cache_new(size_t count);
 void tls_digest_cache_free(struct tls_digest_cache *cache); /* NULL is fine */
 
 /*
  * The digest of a file's content, or of the names and contents of a directory's files that are not
- * hidden. Of what cannot be read it is that of nothing. Returns false only without memory.
+ * hidden. Of what cannot be read it is that of nothing. state tells the file as it is now from the
+ * same file once it has changed (a digest of its identity, size and times). Returns false only
+ * without memory.
  */
 bool tls_digest_of(struct tls_digest_cache *cache, const char *path,
-		   uint8_t digest[TLS_DIGEST_SIZE]);
+		   const uint8_t state[TLS_DIGEST_SIZE], uint8_t digest[TLS_DIGEST_SIZE]);
 
 #endif

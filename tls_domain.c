@@ -42,6 +42,7 @@ struct builder {
 	struct tls_report *report;
 	struct tls_digest_cache *digests; /* of the files that sessions depend on */
 	atomic_size_t next;               /* domain that a thread builds next */
+	atomic_bool changed;              /* a file was written to while the set was built */
 };
 
 /* ---- names ---- */
@@ -377,12 +378,38 @@ static void stamp_settings(struct stamper *stamp, const struct tls_domain *d)
 #undef TLS_S
 }
 
+static bool stamp_begin(struct stamper *stamp, const char *dir)
+{
+	*stamp = (struct stamper){EVP_MD_CTX_new(), dir, true};
+	return stamp->md && EVP_DigestInit_ex(stamp->md, EVP_sha256(), NULL);
+}
+
+/* Ends a digest; ok tells whether it was begun. */
+static bool stamp_end(struct stamper *stamp, bool ok, uint8_t *digest)
+{
+	ok = ok && EVP_DigestFinal_ex(stamp->md, digest, NULL);
+	EVP_MD_CTX_free(stamp->md);
+	return ok;
+}
+
+/* A digest that changes when the file does. */
+static bool file_state(const char *dir, const char *name, uint8_t *state)
+{
+	struct stamper stamp;
+	bool ok = stamp_begin(&stamp, dir);
+
+	if (ok)
+		stamp_path(&stamp, name);
+	return stamp_end(&stamp, ok, state);
+}
+
 /* A file by what it contains, wherever it lies and however often it was written. */
 static bool stamp_content(struct stamper *stamp, struct tls_digest_cache *digests, const char *name)
 {
-	uint8_t digest[TLS_DIGEST_SIZE] = {0};
+	uint8_t state[STAMP_SIZE], digest[TLS_DIGEST_SIZE] = {0};
 	char *path = name ? tls_context_path(stamp->dir, name) : NULL;
-	bool ok = !name || (path && tls_digest_of(digests, path, digest));
+	bool ok = !name || (path && file_state(stamp->dir, name, state) &&
+			    tls_digest_of(digests, path, state, digest));
 
 	EVP_DigestUpdate(stamp->md, digest, sizeof(digest));
 	free(path);
@@ -419,27 +446,13 @@ static bool stamp_rules(struct stamper *stamp, struct tls_digest_cache *digests,
 	       stamp_content(stamp, digests, s->ca_path) && stamp_content(stamp, digests, s->crl);
 }
 
-static bool stamp_begin(struct stamper *stamp, const struct tls_domain_source *source)
-{
-	*stamp = (struct stamper){EVP_MD_CTX_new(), source->dir, true};
-	return stamp->md && EVP_DigestInit_ex(stamp->md, EVP_sha256(), NULL);
-}
-
-/* Ends a digest; ok tells whether it was begun. */
-static bool stamp_end(struct stamper *stamp, bool ok, uint8_t *digest)
-{
-	ok = ok && EVP_DigestFinal_ex(stamp->md, digest, NULL);
-	EVP_MD_CTX_free(stamp->md);
-	return ok;
-}
-
 static bool make_rules_stamp(const struct builder *b, const struct tls_domain *d, uint8_t *digest)
 {
 	const str *session_id = &b->source->cfg->session_id;
 	/* OpenSSL refuses the handshake when a session was compressed and may not be any more. */
 	uint8_t compresses = !b->source->cfg->disable_compression;
 	struct stamper stamp;
-	bool ok = stamp_begin(&stamp, b->source);
+	bool ok = stamp_begin(&stamp, b->source->dir);
 
 	ok = ok && EVP_DigestUpdate(stamp.md, session_id->s, (size_t)session_id->len) &&
 	     EVP_DigestUpdate(stamp.md, &compresses, sizeof(compresses)) &&
@@ -453,7 +466,7 @@ static bool make_stamp(const struct tls_domain_source *source, const struct tls_
 {
 	const struct tls_settings *s = &d->settings;
 	struct stamper stamp;
-	bool ok = stamp_begin(&stamp, source);
+	bool ok = stamp_begin(&stamp, source->dir);
 
 	if (ok) {
 		stamp_settings(&stamp, d);
@@ -550,6 +563,17 @@ static bool key_is_closed(const struct builder *b, const struct tls_settings *s)
 	return closed;
 }
 
+/* Notes when a domain's files are not what they were before they were read: its stamp, its session
+ * context and its SSL_CTX may then be of different times. */
+static void check_unchanged(struct builder *b, const struct tls_domain *d, const uint8_t *before)
+{
+	uint8_t stamp[STAMP_SIZE];
+	bool settled;
+
+	if (make_stamp(b->source, d, stamp, &settled) && memcmp(before, stamp, STAMP_SIZE) != 0)
+		atomic_store(&b->changed, true);
+}
+
 /* Gives a domain its material: the one it had before, if nothing changed, or a new one. */
 static void build_material(struct builder *b, struct tls_domain *d, struct tls_report *report)
 {
@@ -571,6 +595,7 @@ static void build_material(struct builder *b, struct tls_domain *d, struct tls_r
 		d->material = ctx ? material_new(ctx, stamp, settled) : NULL;
 		if (ctx && !d->material)
 			tls_report_error(report, "out of memory");
+		check_unchanged(b, d, stamp);
 	}
 	if (d->material)
 		d->ctx = d->material->ctx;
@@ -624,6 +649,13 @@ static void build_materials(struct builder *b)
 	while (started > 0) {
 		pthread_join(threads[--started], &report);
 		merge_report(b, report);
+	}
+	/* Others may have taken their CA store while its files changed. */
+	for (size_t i = 0; i < b->set->count; i++) {
+		const struct tls_domain *d = &b->set->domains[i];
+
+		if (d->scope == TLS_CONFIG_DEFAULT && d->material)
+			check_unchanged(b, d, d->material->stamp);
 	}
 }
 
@@ -896,7 +928,7 @@ static void build_set(struct builder *b)
 }
 
 struct tls_domain_set *tls_domain_set_new(const struct tls_domain_source *source,
-					  struct tls_report *report)
+					  struct tls_report *report, bool *changed)
 {
 	struct builder b = {.source = source, .report = report};
 
@@ -908,6 +940,7 @@ struct tls_domain_set *tls_domain_set_new(const struct tls_domain_source *source
 	atomic_init(&b.set->refs, 1);
 	build_set(&b);
 	tls_digest_cache_free(b.digests);
+	*changed = atomic_load(&b.changed);
 	if (report->errors == 0)
 		return b.set;
 	tls_domain_set_unref(b.set);

@@ -86,10 +86,11 @@ int tls_domain_set_check_access(const struct tls_domain_set *set, const char *di
 
 /*
  * Builds a set with one reference. Reports every problem that it finds; returns NULL if one of
- * them is an error.
+ * them is an error. *changed becomes true when somebody wrote to a file meanwhile: then not all of
+ * the set is of the same time, and it should not be used.
  */
 struct tls_domain_set *tls_domain_set_new(const struct tls_domain_source *source,
-					  struct tls_report *report);
+					  struct tls_report *report, bool *changed);
 struct tls_domain_set *tls_domain_set_ref(struct tls_domain_set *set);
 void tls_domain_set_unref(struct tls_domain_set *set); /* NULL is fine */
 

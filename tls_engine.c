@@ -27,6 +27,8 @@
 /* Domains at one time, counting those that only old connections have. */
 #define MAX_DOMAINS (1u << 16)
 #define MAX_SUITES  256
+/* How often the files of the domains are read when they change meanwhile. */
+#define MAX_TRIES 3
 
 /* States of a slot. The process moves it from IDLE to ASKED, the engine on to SERVED and DONE, the
  * process back to IDLE; whoever misses the deadline leaves GIVEN_UP, which the engine turns into
@@ -518,6 +520,31 @@ static int drop_privileges(const struct tls_domain_set *set, struct tls_report *
 	return tls_domain_set_check_access(set, engine->dir, report);
 }
 
+/* Files that somebody writes to at this moment are read again, so that the set is of one time. */
+static struct tls_domain_set *build_set(const struct tls_domain_source *source,
+					struct tls_report *report)
+{
+	struct tls_report told = {0};
+	struct tls_domain_set *set = NULL;
+	bool changed = true;
+
+	for (int tries = 0; changed && tries < MAX_TRIES; tries++) {
+		tls_domain_set_unref(set);
+		tls_report_free(&told);
+		changed = false;
+		set = tls_domain_set_new(source, &told, &changed);
+	}
+	if (changed) {
+		tls_report_error(&told, "files changed each time that they were read; try again");
+		tls_domain_set_unref(set);
+		set = NULL;
+	}
+	tls_report_merge(report, &told);
+	report->summary = told.summary;
+	tls_report_free(&told);
+	return set;
+}
+
 static struct tls_domain_set *build_domains(const char *name, struct tls_domain_set *previous,
 					    struct tls_report *report)
 {
@@ -540,7 +567,7 @@ static struct tls_domain_set *build_domains(const char *name, struct tls_domain_
 	if (name[0] && !config)
 		tls_report_error(report, "out of memory");
 	else if (prepare_compression(report))
-		set = tls_domain_set_new(&source, report);
+		set = build_set(&source, report);
 	free(config);
 	tls_pem_forget_passwords();
 	if (set && !previous && drop_privileges(set, report) != 0) {

@@ -7,11 +7,12 @@ import os
 import secrets
 import shutil
 import ssl
+import threading
 
 import pytest
 
 from certs import V, write
-from clients import TlsClient, WssClient, openssl_client, request
+from clients import TlsClient, WssClient, failed_handshake, openssl_client, request
 from domains import base, errors, fault, load, own, section, site, warnings
 from ser import wait_until
 from test_wss import ROUTES
@@ -55,6 +56,14 @@ def connect(ser, context, session=None, name=None, port=0, verified=None):
 
 def resumes(ser, context, session, **more) -> bool:
     return connect(ser, context, session, **more)[1]
+
+
+def reload(ser) -> str:
+    """The answer, or the text of the fault."""
+    try:
+        return ser.rpc("tls.reload")
+    except AssertionError as problem:
+        return str(problem)
 
 
 def make_keys(count: int = 1) -> list[str]:
@@ -161,6 +170,36 @@ def test_sections_at_other_addresses_with_the_same_rules(pool, certs, ticket):
     session, _ = connect(ser, context, port=first)
     assert resumes(ser, context, session, port=third)
     assert not resumes(ser, context, session, port=second)
+
+
+def test_files_that_change_while_they_are_read(pool, certs):
+    """A reload then reads them again, or changes nothing; what it takes over is all of one time."""
+    ser = site(pool, certs)
+    ca, over = ser.dir / "restless-ca.pem", threading.Event()
+    texts = [certs.calist.read_bytes(), certs.pem("foreign-ca").read_bytes()]
+    write(ca, texts[0])
+    rules = {"ca_list": ca, "verify_client": "on"}
+    load(ser, base(certs, **rules))
+
+    def change():
+        turn = 0
+        while not over.wait(0.0005):
+            turn += 1
+            write(ca, texts[turn % 2])
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        answers = [reload(ser) for _ in range(25)]
+    finally:
+        over.set()
+        thread.join()
+    for answer in answers:
+        assert answer.startswith("Ok") or "files changed each time that they were read" in answer, answer
+    write(ca, texts[1])
+    assert ser.rpc("tls.reload").startswith("Ok")
+    failed_handshake(ser.tls_port, certs.client_context("client", verify=False))
+    connect(ser, client_of(certs, "foreign-client"), verified=True)
 
 
 def test_client_certificate_that_ended(pool, certs):
