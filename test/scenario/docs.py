@@ -9,10 +9,15 @@ The examples' addresses, ports and folders are put onto the loopback and into a 
 """
 from __future__ import annotations
 
+import datetime
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509 import ocsp
 
 from certs import Folder
 from ser import TLS_SO, TOP, Config, Ser, free_port
@@ -96,7 +101,7 @@ class Places:
 FILE_KINDS = {
     "certificate": "pair", "certificate2": "pair2", "private_key": "key", "private": "key", "private_key2": "key2",
     "ca_list": "ca", "crl": "crl", "ca_path": "folder", "config": "tls.cfg",
-    "session_ticket_keys": "tickets", "private_key_password": "password", "private_key_password2": "password2",
+    "session_ticket_keys": "tickets", "ocsp_response": "ocsp", "ocsp_response2": "ocsp2", "private_key_password": "password", "private_key_password2": "password2",
 }
 PASSWORD = "secret"
 PARAM = re.compile(r'^modparam\("tls",\s*"(\w+)",\s*("[^"]*"|-?\d+)\)', re.M)
@@ -131,17 +136,29 @@ class Files:
     def content(self, kind: str, encrypted: bool) -> bytes:
         certs = self.certs
         key = certs.key("server-encrypted" if encrypted else "server").read_bytes()
-        return {
-            "pair": certs.pem("server").read_bytes() + key,
+        issuer = certs.calist.read_bytes()  # whom a block's ca_list, the machine's own, does not have
+        made = {
+            "pair": certs.pem("server").read_bytes() + key + issuer,
             "key": key,
-            "pair2": certs.pem("server-rsa").read_bytes() + certs.key("server-rsa").read_bytes(),
+            "pair2": certs.pem("server-rsa").read_bytes() + certs.key("server-rsa").read_bytes() + issuer,
             "key2": certs.key("server-rsa").read_bytes(),
             "ca": certs.calist.read_bytes(),
             "crl": certs.pem("crl").read_bytes(),
+            "ocsp": lambda: self.ocsp("server"), "ocsp2": lambda: self.ocsp("server-rsa"),
             "tickets": b"0123456789abcdef" * 8 + b"\n",
             "password": PASSWORD.encode(), "password2": PASSWORD.encode(),
             "tls.cfg": b"[server:default]\ncertificate = cert.pem\n",
         }[kind]
+        return made if isinstance(made, bytes) else made()
+
+    def ocsp(self, name: str) -> bytes:
+        """The CA's word that a certificate is good."""
+        authority, now = self.certs.authority(), datetime.datetime.utcnow()
+        cert = x509.load_pem_x509_certificate(self.certs.pem(name).read_bytes())
+        builder = ocsp.OCSPResponseBuilder().add_response(
+            cert, authority.cert, hashes.SHA256(), ocsp.OCSPCertStatus.GOOD, now - datetime.timedelta(hours=1),
+            now + datetime.timedelta(days=3), None, None).responder_id(ocsp.OCSPResponderEncoding.HASH, authority.cert)
+        return builder.sign(authority.private, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
     def make(self, text: str, folder: Path) -> None:
         """text is as mapped by DocSer.fill()."""

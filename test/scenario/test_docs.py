@@ -58,6 +58,14 @@ def names_set(block: Block) -> set[str]:
     return {m[0] for m in PARAM.findall(block.text)} | set(re.findall(r"^((?:event_)?route\[.*?\])", block.text, re.M))
 
 
+# Examples of parameters that are right by themselves but not together.
+APART = ({"tls_method", "min_version", "max_version"}, {"security_level", "certificate2"}, {"cipher_list", "ciphersuites"})
+
+
+def clash(names: set[str], others: set[str]) -> bool:
+    return bool(names & others) or any(names & few and others & few for few in APART)
+
+
 def grouped(parts: list[Block]) -> list[list[Block]]:
     """As few groups as it takes that no parameter is set twice in one; config is no other's neighbour."""
     groups: list[list[Block]] = []
@@ -65,7 +73,7 @@ def grouped(parts: list[Block]) -> list[list[Block]]:
         names = names_set(block)
         for group in groups:
             others = set().union(*map(names_set, group))
-            if not names & others and ("config" in names) == ("config" in others):
+            if not clash(names, others) and ("config" in names) == ("config" in others):
                 group.append(block)
                 break
         else:
