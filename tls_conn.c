@@ -5,6 +5,7 @@
 #include "core/globals.h"
 #include "core/mem/shm_mem.h"
 #include "core/pass_fd.h"
+#include "core/pt.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -76,10 +77,65 @@ void tls_conn_put(struct tcp_connection *tcp)
 	tls_conn_send_eof(tcp);
 }
 
+void tls_conn_count(enum tls_counter row, int64_t n)
+{
+	tls_counter_add((unsigned)process_no, row, n);
+}
+
+void tls_conn_count_failure(struct tls_conn *conn)
+{
+	/* The host sets its flag only after on_tcpconn_init. */
+	bool server = (conn->tcp->flags & F_CONN_PASSIVE) || conn->tcp->state == S_CONN_ACCEPT;
+
+	if (conn->failed)
+		return;
+	conn->failed = true;
+	if (conn->counted) {
+		tls_conn_count(TLS_COUNT_connections_failed, 1);
+		return;
+	}
+	tls_conn_count(server ? TLS_COUNT_handshakes_failed_server
+			      : TLS_COUNT_handshakes_failed_client,
+		       1);
+	tls_conn_count(tls_counter_of_cause((enum tls_cause)conn->cause), 1);
+}
+
+static enum tls_counter version_row(uint16_t version)
+{
+	switch (version) {
+	case 0x0304:
+		return TLS_COUNT_handshakes_tls1_3;
+	case 0x0303:
+		return TLS_COUNT_handshakes_tls1_2;
+	case 0x0302:
+		return TLS_COUNT_handshakes_tls1_1;
+	default:
+		return TLS_COUNT_handshakes_tls1_0;
+	}
+}
+
+static enum tls_counter path_row(uint8_t state)
+{
+	return state == TLS_CONN_FAST ? TLS_COUNT_connections_fast : TLS_COUNT_connections_held;
+}
+
+void tls_conn_count_established(struct tls_conn *conn)
+{
+	conn->counted = conn->state;
+	tls_conn_count(path_row(conn->counted), 1);
+	tls_conn_count(version_row(conn->version), 1);
+	tls_conn_count(conn->resumed ? TLS_COUNT_handshakes_resumed : TLS_COUNT_handshakes_full, 1);
+	tls_conn_count(conn->role == TLS_ROLE_SERVER ? TLS_COUNT_handshakes_server
+						     : TLS_COUNT_handshakes_client,
+		       1);
+}
+
 void tls_conn_free(struct tls_conn *conn)
 {
 	if (!conn)
 		return;
+	if (conn->counted)
+		tls_conn_count(path_row(conn->counted), -1);
 	if (conn->handle)
 		tls_engine_release(conn->handle);
 	tls_engine_domain_use(conn->domain_id, -1);

@@ -52,6 +52,9 @@ struct tls_conn {
 	bool engine_has_more;       /* the engine's last answer did not fit its buffers */
 	bool event_due;             /* established, but a route is to run before anything is sent */
 	bool no_send;               /* a route forbade to send */
+	bool failed;                /* and was counted so */
+	uint8_t cause;              /* enum tls_cause of what fails, when it is recognised */
+	uint8_t counted;            /* enum tls_conn_state that it was counted as being in, or 0 */
 	bool resumed, verified, has_peer_cert;
 	uint16_t version, suite, suite_bits;
 	int32_t verify_result;         /* X509_V_... */
@@ -93,6 +96,13 @@ void tls_conn_put(struct tcp_connection *tcp);
 
 /* Has TCP main close a connection; a reference goes with the command. Returns 0 or -1. */
 int tls_conn_send_eof(struct tcp_connection *tcp);
+
+/* Counts in the calling process's slot. */
+void tls_conn_count(enum tls_counter row, int64_t n);
+/* Counts a connection that fails, once, by its cause if it is still in its handshake. */
+void tls_conn_count_failure(struct tls_conn *conn);
+/* Counts one that is established now. */
+void tls_conn_count_established(struct tls_conn *conn);
 
 /* Frees everything, the engine's session too. NULL is fine. */
 void tls_conn_free(struct tls_conn *conn);

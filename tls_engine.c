@@ -257,6 +257,14 @@ static bool time_left(const struct timespec *t, struct timespec *left)
 	return left->tv_sec >= 0;
 }
 
+static int64_t now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
 /* Takes a request back, or leaves the slot to the engine. True if the answer came after all. */
 static bool give_up(struct tls_engine_slot *slot)
 {
@@ -288,6 +296,7 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 	if (tls_engine_is_stuck() && timeout_ms > STUCK_TIMEOUT_MS)
 		timeout_ms = STUCK_TIMEOUT_MS;
 	now_plus(&deadline, timeout_ms);
+	slot->request.asked_us = now_us();
 	atomic_store(&slot->state, SLOT_ASKED);
 	atomic_fetch_or(&shared->asked[number / 64], UINT64_C(1) << (number % 64));
 	wake_engine();
@@ -295,6 +304,7 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 		if (!time_left(&deadline, &left)) {
 			if (!give_up(slot)) {
 				missed = true;
+				tls_counter_add(number, TLS_COUNT_engine_timeouts, 1);
 				served_then = atomic_load(&shared->served);
 				return -1;
 			}
@@ -591,6 +601,9 @@ static void load_domains(struct tls_engine_slot *slot)
 	previous = current_domains();
 	set = build_domains((const char *)slot->in, previous, &report);
 	slot->answer.state = set ? TLS_SESSION_HELD : TLS_SESSION_FAILED;
+	if (previous && slot->request.op == TLS_ENGINE_LOAD)
+		tls_counter_add(TLS_COUNTER_ENGINE,
+				set ? TLS_COUNT_reloads : TLS_COUNT_reloads_failed, 1);
 	if (set && slot->request.op == TLS_ENGINE_LOAD) {
 		pthread_mutex_lock(&domains_lock);
 		domains = set;
@@ -688,6 +701,7 @@ static struct tls_session *new_session(struct tls_engine_slot *slot, uint32_t *h
 	if (session && *handle)
 		return session;
 	tls_session_free(session);
+	slot->answer.cause = TLS_CAUSE_memory;
 	snprintf(slot->answer.text, TLS_SESSION_TEXT, "reason=\"%s\"",
 		 session ? "too many sessions at one time" : "out of memory");
 	return NULL;
@@ -752,9 +766,11 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 	answer->in_used = (uint32_t)io.in_used;
 	answer->out_len = (uint32_t)io.out_len;
 	answer->clear_len = (uint32_t)io.clear_len;
+	answer->clear_records = io.clear_records;
 	answer->cert_len = (uint32_t)io.cert_len;
 	answer->clear_bytes = io.clear_bytes;
 	answer->packed_bytes = io.packed_bytes;
+	answer->cause = io.cause;
 	answer->more = io.more;
 	write_keylog(slot);
 	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_HELD)
@@ -773,8 +789,10 @@ static uint32_t serve_session(struct tls_engine_slot *slot)
 	struct tls_session *session = is_new ? new_session(slot, &handle) : table_take(handle);
 
 	if (!session) {
-		if (!is_new)
+		if (!is_new) {
 			snprintf(answer->text, TLS_SESSION_TEXT, "reason=\"no such session\"");
+			answer->cause = TLS_CAUSE_engine;
+		}
 		return 0;
 	}
 	call_session(slot, session);
@@ -804,6 +822,8 @@ static void abandon(struct tls_engine_slot *slot, uint32_t over)
 static void reset_answer(struct tls_engine_answer *answer)
 {
 	answer->state = TLS_SESSION_FAILED;
+	answer->cause = TLS_CAUSE_protocol;
+	answer->clear_records = 0;
 	answer->handle = answer->in_used = 0;
 	answer->out_len = answer->clear_len = answer->cert_len = answer->rows = 0;
 	answer->clear_bytes = answer->packed_bytes = 0;
@@ -825,6 +845,26 @@ static bool is_long(const struct tls_engine_slot *slot)
 	return slot->request.op == TLS_ENGINE_LOAD || slot->request.op == TLS_ENGINE_CHECK;
 }
 
+/* Reloads, which take long for good reasons, are not among these requests. */
+static void count_request(const struct tls_engine_slot *slot, int64_t begun_us)
+{
+	int64_t waited = begun_us - slot->request.asked_us, worked = now_us() - begun_us;
+
+	tls_counter_add(TLS_COUNTER_ENGINE, TLS_COUNT_engine_requests, 1);
+	tls_counter_add(TLS_COUNTER_ENGINE, TLS_COUNT_engine_queue_us, waited);
+	tls_counter_add(TLS_COUNTER_ENGINE, TLS_COUNT_engine_service_us, worked);
+	tls_counter_raise(TLS_COUNTER_ENGINE, TLS_COUNT_engine_queue_us_max, waited);
+	tls_counter_raise(TLS_COUNTER_ENGINE, TLS_COUNT_engine_service_us_max, worked);
+}
+
+static void serve_connection(struct tls_engine_slot *slot, uint32_t *over)
+{
+	int64_t begun = now_us();
+
+	*over = serve_session(slot);
+	count_request(slot, begun);
+}
+
 static void serve(struct tls_engine_slot *slot)
 {
 	uint32_t state = SLOT_SERVED, over = 0;
@@ -835,7 +875,7 @@ static void serve(struct tls_engine_slot *slot)
 	else if (slot->request.op == TLS_ENGINE_DOMAINS)
 		list_domains(slot);
 	else
-		over = serve_session(slot);
+		serve_connection(slot, &over);
 	atomic_fetch_add(&shared->served, 1);
 	if (atomic_compare_exchange_strong(&slot->state, &state, SLOT_DONE)) {
 		futex_wake(&slot->state, 1);

@@ -38,6 +38,7 @@ struct tls_engine_request {
 	uint32_t handle; /* of the session, 0 for a new one */
 	uint32_t in_len;
 	uint32_t first;                 /* of DOMAINS */
+	int64_t asked_us;               /* when; set by tls_engine_call() */
 	unsigned keylog;                /* tls_keylog_active() */
 	struct tls_session_setup setup; /* of a new session */
 };
@@ -62,10 +63,12 @@ struct tls_engine_answer {
 	uint32_t in_used;
 	uint32_t out_len;
 	uint32_t clear_len;
+	uint32_t clear_records; /* that carried it */
 	uint32_t cert_len;
 	uint32_t rows;                      /* of DOMAINS */
 	uint64_t clear_bytes, packed_bytes; /* so far, on a connection with compression */
 	bool more;                          /* call again without input for the rest */
+	enum tls_cause cause; /* of FAILED */
 	struct tls_session_info info;
 	struct tls_stream stream; /* wipe it when it was taken */
 	char text[TLS_SESSION_TEXT];

@@ -72,6 +72,8 @@ bool tls_event_run(struct tcp_connection *c)
 	msg.rcv = c->rcv;
 	msg.rcv.proto_reserved1 = c->id;
 	drop = run_script(&events[conn->role], &msg);
+	tls_conn_count(TLS_COUNT_events, 1);
+	tls_conn_count(TLS_COUNT_events_dropped, drop);
 	free_sip_msg(&msg);
 	ksr_msg_env_reset();
 	return drop;

@@ -12,6 +12,7 @@
 #include "tls_select.h"
 #include "tls_server.h"
 #include "tls_shortage.h"
+#include "tls_stats.h"
 #include "tls_variable.h"
 #include "tls_watch.h"
 #include "tls_workaround.h"
@@ -193,6 +194,8 @@ static int mod_init(void)
 	if (tls_watch_init() != 0 || tls_shortage_init() != 0)
 		return -1;
 	tls_event_init();
+	if (tls_stats_init() != 0)
+		return -1;
 	return register_procs(1);
 }
 
@@ -258,6 +261,7 @@ static int engine_start(void)
 		.drop_privileges = do_suid,
 	};
 	if (!config.dir || list_sockets(&config) != 0 ||
+	    tls_counter_create((unsigned)get_max_procs()) != 0 ||
 	    tls_engine_create((unsigned)get_max_procs()) != 0) {
 		LM_ERR("tls: cannot make the engine's shared area: %s\n", strerror(errno));
 		return -1;
@@ -291,4 +295,5 @@ static void module_end(void)
 	tls_conn_destroy();
 	tls_cert_destroy();
 	tls_engine_destroy();
+	tls_counter_destroy();
 }

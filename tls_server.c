@@ -11,6 +11,7 @@
 #include "core/globals.h"
 #include "core/mem/shm_mem.h"
 #include "core/pt.h"
+#include "core/tcp_info.h"
 #include "core/tcp_init.h"
 #include "core/tcp_int_send.h"
 #include "core/tcp_read.h"
@@ -51,6 +52,15 @@ static ticks_t connection_lifetime(void)
 	return seconds < 0 ? (ticks_t)-1 / 2 : S_TO_TICKS((ticks_t)seconds);
 }
 
+static void count_peak(void)
+{
+	struct tcp_gen_info info;
+
+	tcp_get_info(&info);
+	tls_counter_raise((unsigned)process_no, TLS_COUNT_peak_connections,
+			  info.tls_connections_no);
+}
+
 int tls_h_tcpconn_init(struct tcp_connection *c, int sock)
 {
 	struct tls_conn none = {.tcp = c, .role = tls_conn_role(c)}, *conn;
@@ -60,15 +70,19 @@ int tls_h_tcpconn_init(struct tcp_connection *c, int sock)
 	c->rcv.proto = PROTO_TLS;
 	c->lifetime = connection_lifetime();
 	c->timeout = get_ticks_raw() + c->lifetime;
-	if (tls_shortage_refuses_connection(&none))
+	if (tls_shortage_refuses_connection(&none)) {
+		tls_conn_count(TLS_COUNT_connections_refused, 1);
 		return -1;
+	}
 	conn = tls_conn_new(c);
 	if (!conn) {
+		tls_conn_count(TLS_COUNT_connections_refused, 1);
 		tls_shortage_failed(&none, true);
 		return -1;
 	}
 	c->extra_data = conn;
 	tls_watch_add(conn);
+	count_peak();
 	return 0;
 }
 
@@ -110,13 +124,16 @@ void tls_h_tcpconn_clean(struct tcp_connection *c)
 
 /* For a connection that ends before its handshake did. One that brought no byte at all is a
  * port scan or a health check, and no failure. */
-static void log_early_end(const struct tls_conn *conn)
+static void log_early_end(struct tls_conn *conn)
 {
-	if (conn->state == TLS_CONN_HANDSHAKE)
+	if (conn->state == TLS_CONN_HANDSHAKE) {
+		conn->cause = TLS_CAUSE_closed;
+		tls_conn_count_failure(conn);
 		tls_log_handshake(conn, "the connection was closed during the handshake");
-	else if (conn->state == TLS_CONN_NEW)
+	} else if (conn->state == TLS_CONN_NEW) {
 		tls_log_conn(L_INFO, conn, "closed",
 			     "reason=\"the connection was closed without a byte\"");
+	}
 }
 
 static size_t close_notify(struct tls_conn *conn)
@@ -202,6 +219,7 @@ static struct tls_engine_slot *ask_engine(struct tls_conn *conn, enum tls_engine
 	struct tls_engine_slot *slot = tls_engine_slot((unsigned)process_no);
 	struct receive_info *rcv = &conn->tcp->rcv;
 
+	conn->cause = TLS_CAUSE_engine;
 	*reason = "reason=\"the engine is still busy with an earlier request\"";
 	if (!slot)
 		return NULL;
@@ -222,6 +240,7 @@ static struct tls_engine_slot *ask_engine(struct tls_conn *conn, enum tls_engine
 	if (tls_engine_call(slot, (unsigned)cfg_get(tls, tls_cfg, engine_timeout)) != 0)
 		return NULL;
 	conn->handle = slot->answer.handle;
+	conn->cause = (uint8_t)slot->answer.cause;
 	tls_log_keys(conn, &slot->answer);
 	conn->clear_bytes = slot->answer.clear_bytes;
 	conn->packed_bytes = slot->answer.packed_bytes;
@@ -299,12 +318,26 @@ static int conn_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
 	}
 	atomic_store(&conn->told, true);
 	tls_watch_remove(conn);
+	count_peak();
+	tls_conn_count_established(conn);
 	log_established(conn, info);
 	conn->event_due = tls_event_is_wanted(conn);
 	return 0;
 }
 
 /* ---- clear text to records ---- */
+
+static void count_sent(size_t bytes, size_t fragment)
+{
+	tls_conn_count(TLS_COUNT_bytes_sent, (int64_t)bytes);
+	tls_conn_count(TLS_COUNT_records_sent, (int64_t)((bytes + fragment - 1) / fragment));
+}
+
+static void count_received(size_t bytes, unsigned records)
+{
+	tls_conn_count(TLS_COUNT_bytes_received, (int64_t)bytes);
+	tls_conn_count(TLS_COUNT_records_received, records);
+}
 
 /*
  * Turns clear text into records in to. Returns their bytes with *taken set to the bytes of clear
@@ -322,6 +355,8 @@ static int seal(struct tls_conn *conn, const void *data, size_t len, size_t *tak
 	if (conn->state == TLS_CONN_FAST) {
 		sealed = tls_stream_write(&conn->stream, data, len, taken, fragment, to, size);
 		*reason = "reason=\"a record could not be sealed\"";
+		conn->cause = TLS_CAUSE_protocol;
+		count_sent(*taken, fragment);
 		return sealed > 0 ? (int)sealed : -1;
 	}
 	if (len > TLS_RECORD_MAX_PLAIN)
@@ -335,6 +370,7 @@ static int seal(struct tls_conn *conn, const void *data, size_t len, size_t *tak
 		return -1;
 	memcpy(to, slot->out, slot->answer.out_len);
 	*taken = slot->answer.in_used;
+	count_sent(*taken, fragment);
 	return (int)slot->answer.out_len;
 }
 
@@ -355,6 +391,7 @@ static int flush_queue(struct tls_conn *conn, const char **reason)
 		if (piece->taken == piece->len)
 			tls_conn_queue_pop(conn);
 		*reason = "reason=\"cannot send\"";
+		conn->cause = TLS_CAUSE_send;
 		if (send_records(conn, output, (size_t)len, last && conn->close_after_send) != 0)
 			return -1;
 	}
@@ -388,14 +425,23 @@ static void read_end(struct reading *r)
 
 static void read_fail(struct reading *r, const char *detail)
 {
+	tls_conn_count_failure(r->conn);
 	tls_log_conn(L_WARN, r->conn, "failed", "%s", detail);
 	read_end(r);
+}
+
+static void read_fail_for(struct reading *r, enum tls_cause cause, const char *detail)
+{
+	r->conn->cause = (uint8_t)cause;
+	read_fail(r, detail);
 }
 
 /* What was read can neither be given to the host nor kept: its place in the stream would be lost.
  */
 static void read_starve(struct reading *r)
 {
+	r->conn->cause = TLS_CAUSE_memory;
+	tls_conn_count_failure(r->conn);
 	tls_shortage_failed(r->conn, true);
 	read_end(r);
 }
@@ -482,6 +528,8 @@ static void read_fast(struct reading *r)
 		if (result == 0)
 			return;
 		r->used += event.consumed;
+		if (event.data_len > 0)
+			count_received(event.data_len, 1);
 		if (event.data_len > 0 && deliver(r, event.data, event.data_len) != 0) {
 			read_starve(r);
 			return;
@@ -498,7 +546,7 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 	const char *reason;
 
 	if (send_records(conn, slot->out, answer->out_len, false) != 0) {
-		read_fail(r, "reason=\"cannot send\"");
+		read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
 		return;
 	}
 	if (answer->state == TLS_SESSION_FAILED) {
@@ -511,6 +559,8 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 		read_starve(r);
 		return;
 	}
+	if (answer->clear_len > 0)
+		count_received(answer->clear_len, answer->clear_records);
 	if (answer->clear_len > 0 && deliver(r, slot->clear, answer->clear_len) != 0) {
 		read_starve(r);
 		return;
@@ -578,7 +628,7 @@ static void foreign_fail(struct reading *r)
 		snprintf(detail, sizeof(detail),
 			 "reason=\"the peer began with an alert\" alert_received=%s",
 			 alert_or_number(input[6]));
-		read_fail(r, detail);
+		read_fail_for(r, TLS_CAUSE_alert, detail);
 		return;
 	}
 	for (size_t i = 0; i < r->len && i < sizeof(start) - 1 && input[i] != '\r'; i++)
@@ -589,7 +639,7 @@ static void foreign_fail(struct reading *r)
 		 "reason=\"not TLS: the connection starts with '%s'\" "
 		 "alert_sent=unexpected_message",
 		 start);
-	read_fail(r, detail);
+	read_fail_for(r, TLS_CAUSE_not_tls, detail);
 }
 
 static void read_records(struct reading *r)
@@ -685,6 +735,8 @@ static void set_flags(struct reading *r, rd_conn_flags_t *flags)
 
 static void late_fail(struct reading *r)
 {
+	r->conn->cause = TLS_CAUSE_timeout;
+	tls_conn_count_failure(r->conn);
 	tls_log_handshake(r->conn, TLS_WATCH_LATE);
 	read_end(r);
 }
@@ -693,12 +745,15 @@ static void late_fail(struct reading *r)
  * short; a connection that is established lives on. */
 static bool cannot_read(struct reading *r)
 {
-	if (tls_watch_handshake_late(r->conn))
+	if (tls_watch_handshake_late(r->conn)) {
 		late_fail(r);
-	else if (r->conn->state < TLS_CONN_FAST && tls_shortage_refuses_operation(r->conn, true))
-		read_end(r);
-	else
+		return true;
+	}
+	if (r->conn->state >= TLS_CONN_FAST || !tls_shortage_refuses_operation(r->conn, true))
 		return false;
+	r->conn->cause = TLS_CAUSE_memory;
+	tls_conn_count_failure(r->conn);
+	read_end(r);
 	return true;
 }
 
@@ -799,6 +854,7 @@ int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags)
 		return -1;
 	}
 	if (c->req.pos >= c->req.buf + c->req.b_size) {
+		tls_conn_count_failure(conn);
 		tls_log_conn(L_WARN, conn, "failed",
 			     "reason=\"a message is longer than tcp_rd_buf_size\"");
 		c->req.error = TCP_REQ_OVERRUN;
@@ -818,6 +874,7 @@ int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags)
 
 static int encode_fail(struct tls_conn *conn, const char *detail)
 {
+	tls_conn_count_failure(conn);
 	tls_log_conn(L_WARN, conn, "failed", "%s", detail);
 	conn_end(conn);
 	return -1;
@@ -847,6 +904,7 @@ static int encode_queue(struct tls_conn *conn, const char *data, unsigned len,
 			return encode_refuse(conn, send_flags);
 		}
 		snprintf(detail, sizeof(detail), "reason=\"%s\"", reason);
+		conn->cause = TLS_CAUSE_queue;
 		return encode_fail(conn, detail);
 	}
 	if (send_flags->f & SND_F_CON_CLOSE) {

@@ -146,6 +146,9 @@ static void on_message(int sent, int version, int type, const void *data, size_t
 		*count = !tls_1_3 && bytes[0] == TLS_CONTENT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
 	else if (type == SSL3_RT_HANDSHAKE && tls_1_3 && bytes[0] == SSL3_MT_FINISHED)
 		*count = 0;
+	if (s->done && s->io && !sent && type == SSL3_RT_HEADER &&
+	    bytes[0] == TLS_CONTENT_APPLICATION_DATA)
+		s->io->clear_records++;
 }
 
 static void on_info(const SSL *ssl, int where, int value)
@@ -550,19 +553,33 @@ static const char *alert_text(int alert, char *buffer, size_t size)
 	return buffer;
 }
 
-static const char *failure_reason(struct tls_session *s, int ssl_error)
+/* Tells why, in words and, for counting, as a cause. */
+static const char *failure_reason(struct tls_session *s, int ssl_error, enum tls_cause *cause)
 {
 	unsigned long error = ERR_get_error();
 	const char *reason = error ? ERR_reason_error_string(error) : NULL;
+	long result = SSL_get_verify_result(s->ssl);
 
-	if (ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED)
-		return X509_verify_cert_error_string(SSL_get_verify_result(s->ssl));
+	*cause = TLS_CAUSE_protocol;
+	if (ERR_GET_REASON(error) == SSL_R_CERTIFICATE_VERIFY_FAILED) {
+		*cause = result == X509_V_ERR_HOSTNAME_MISMATCH ? TLS_CAUSE_name
+								: TLS_CAUSE_certificate;
+		return X509_verify_cert_error_string(result);
+	}
 	if (s->zlib.trouble)
 		return s->zlib.trouble;
-	if (s->no_domain)
+	if (s->no_domain) {
+		*cause = TLS_CAUSE_domain;
 		return "no domain for this address and name";
-	if (s->alert_received >= 0 && s->alert_sent < 0)
+	}
+	if (s->alert_received >= 0 && s->alert_sent < 0) {
+		*cause = TLS_CAUSE_alert;
 		return "the peer ended the handshake with an alert";
+	}
+	if (ERR_GET_REASON(error) == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
+		*cause = TLS_CAUSE_certificate;
+	else if (ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE)
+		*cause = TLS_CAUSE_memory;
 	if (reason)
 		return reason;
 	return ssl_error == SSL_ERROR_SYSCALL ? "unexpected end of data" : "OpenSSL failed";
@@ -591,7 +608,8 @@ static enum tls_session_state session_fail(struct tls_session *s, struct tls_ses
 					   int ssl_error)
 {
 	io->text[0] = '\0';
-	text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\"", failure_reason(s, ssl_error));
+	text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\"",
+		 failure_reason(s, ssl_error, &io->cause));
 	session_tell(s, io->text);
 	ERR_clear_error();
 	drain(s, io);
@@ -854,6 +872,7 @@ enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session
 
 	if (io->in_len > 0 && BIO_write(s->in, io->in, (int)io->in_len) != (int)io->in_len) {
 		snprintf(io->text, TLS_SESSION_TEXT, "reason=\"out of memory\"");
+		io->cause = TLS_CAUSE_memory;
 		return TLS_SESSION_FAILED;
 	}
 	s->io = io;

@@ -10,6 +10,7 @@
 #ifndef TLS_SESSION_H
 #define TLS_SESSION_H
 
+#include "tls_counter.h"
 #include "tls_domain.h"
 #include "tls_stream.h"
 
@@ -60,6 +61,7 @@ struct tls_session_io {
 	size_t out_size, out_len;
 	uint8_t *clear; /* clear text of a held connection */
 	size_t clear_size, clear_len;
+	unsigned clear_records; /* that carried it */
 	/* When the handshake is done: our certificate, the peer's, and what verified that, from its
 	 * issuer on; each is DER after its length in 4 bytes, which are 0 for one that is not
 	 * there. */
@@ -71,7 +73,8 @@ struct tls_session_io {
 	bool more;                          /* call again, without input: a buffer was too small */
 	struct tls_session_info *info;
 	struct tls_stream *stream;
-	char *text; /* TLS_SESSION_TEXT bytes */
+	char *text;           /* TLS_SESSION_TEXT bytes */
+	enum tls_cause cause; /* FAILED: the same for counting */
 };
 
 struct tls_session;

@@ -148,6 +148,12 @@ int tls_watch_close(int id)
 	return 0;
 }
 
+static void count_late(struct tls_conn *conn, enum tls_cause cause)
+{
+	conn->cause = (uint8_t)cause;
+	tls_conn_count_failure(conn);
+}
+
 /* Logs why a connection is closed. False if it is not to be: its handshake has just been done, or a
  * process works on it and will see for itself. */
 static bool log_late(struct tls_conn *conn, enum late why)
@@ -155,6 +161,7 @@ static bool log_late(struct tls_conn *conn, enum late why)
 	bool is_late;
 
 	if (why == LATE_SEND) {
+		count_late(conn, TLS_CAUSE_send);
 		tls_log_conn(L_WARN, conn, "failed",
 			     "reason=\"the peer does not read (send_timeout)\"");
 		return true;
@@ -162,8 +169,10 @@ static bool log_late(struct tls_conn *conn, enum late why)
 	if (lock_try(&conn->tcp->write_lock) != 0)
 		return false;
 	is_late = tls_watch_handshake_late(conn);
-	if (is_late)
+	if (is_late) {
+		count_late(conn, TLS_CAUSE_timeout);
 		tls_log_handshake(conn, TLS_WATCH_LATE);
+	}
 	lock_release(&conn->tcp->write_lock);
 	return is_late;
 }
