@@ -39,6 +39,8 @@ struct tls_context_input {
 	const struct cfg_group_tls *cfg;
 	const char *dir; /* directory that relative file names start from */
 	void (*prepare)(SSL_CTX *ctx);
+	/* Two: get references to what certificate and certificate2 name, or stay as they are. */
+	X509 **shown;
 	const uint8_t *session_context; /* with the certificate's names: where a session resumes */
 	size_t session_context_size;
 	SSL_CTX *store_from; /* has a CA store of the same settings; NULL: make one */

@@ -11,6 +11,8 @@
 #include <openssl/opensslv.h>
 
 #include <stddef.h>
+#include <features.h>
+#include <stdint.h>
 
 #if OPENSSL_VERSION_NUMBER < 0x10101000L
 #error "OpenSSL 1.1.1 or newer is required"
@@ -57,5 +59,24 @@ typedef int tls_comp_result;
 #define TLS_OPENSSL_LINE(number)                                                                   \
 	((number) >= 0x30000000UL ? (unsigned long)(number)&0xfff00000UL                           \
 				  : (unsigned long)(number)&0xfffff000UL)
+
+/* Bytes of the C library's heap that are in use, all arenas together; 0 where it does not tell. */
+#if defined(__GLIBC_PREREQ)
+#if __GLIBC_PREREQ(2, 33)
+#include <malloc.h>
+#define TLS_HAVE_MALLINFO2
+#endif
+#endif
+
+static inline uint64_t tls_heap_in_use(void)
+{
+#ifdef TLS_HAVE_MALLINFO2
+	struct mallinfo2 info = mallinfo2();
+
+	return info.uordblks + info.hblkhd;
+#else
+	return 0;
+#endif
+}
 
 #endif

@@ -177,6 +177,14 @@ static bool has_certificate_of_type(const struct tls_build *b, const EVP_PKEY *k
 	return before && EVP_PKEY_base_id(X509_get0_pubkey(before)) == EVP_PKEY_base_id(key);
 }
 
+static void note_shown(struct tls_build *b, const struct credential *c, X509 *cert)
+{
+	X509 **shown = &b->input->shown[c->certificate == b->settings->certificate2];
+
+	if (!*shown && X509_up_ref(cert))
+		*shown = cert;
+}
+
 static void use_credential(struct tls_build *b, const struct credential *c, STACK_OF(X509) * certs,
 			   EVP_PKEY *key)
 {
@@ -193,6 +201,7 @@ static void use_credential(struct tls_build *b, const struct credential *c, STAC
 	if (dates_text(sk_X509_value(certs, 0), c->certificate, why, sizeof(why)))
 		tls_build_say(b, tls_report_warning, c->certificate_place, c->certificate_name,
 			      why);
+	note_shown(b, c, sk_X509_value(certs, 0));
 	use_chain(b, c, certs);
 	if (X509_check_private_key(sk_X509_value(certs, 0), key) != 1)
 		snprintf(why, sizeof(why),

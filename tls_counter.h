@@ -68,7 +68,9 @@
 	X(engine_service_us_max, MAX, "the longest such work")                                     \
 	X(engine_timeouts, SUM, "requests that were given up (engine_timeout)")                    \
 	X(reloads, SUM, "reloads that succeeded")                                                  \
-	X(reloads_failed, SUM, "reloads that changed nothing because of an error")
+	X(reloads_failed, SUM, "reloads that changed nothing because of an error")                 \
+	X(certificate_expires, SUM, "when the first of the certificates shown expires, Unix time") \
+	X(certificate_days_left, ASK, "days until then; 0 when it has, 99999 without one")
 
 enum tls_cause {
 #define TLS_CAUSE_ROW(name, help) TLS_CAUSE_##name,

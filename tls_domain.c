@@ -33,6 +33,7 @@ struct tls_material {
 	uint8_t stamp[STAMP_SIZE]; /* of the settings and the files' identities */
 	bool settled;              /* the stamp will tell every later change of a file */
 	SSL_CTX *ctx;
+	X509 *shown[2]; /* by certificate and certificate2 */
 };
 
 /* What the functions that build one set share. */
@@ -491,18 +492,26 @@ static void material_unref(struct tls_material *m)
 	if (!m || atomic_fetch_sub(&m->refs, 1) != 1)
 		return;
 	SSL_CTX_free(m->ctx);
+	X509_free(m->shown[0]);
+	X509_free(m->shown[1]);
 	free(m);
 }
 
-static struct tls_material *material_new(SSL_CTX *ctx, const uint8_t *stamp, bool settled)
+/* Owns ctx and what is in shown from now on, whatever it returns. */
+static struct tls_material *material_new(SSL_CTX *ctx, X509 *const *shown, const uint8_t *stamp,
+					 bool settled)
 {
 	struct tls_material *m = calloc(1, sizeof(*m));
 
-	if (!m) {
+	if (!m || !ctx) {
 		SSL_CTX_free(ctx);
+		X509_free(shown[0]);
+		X509_free(shown[1]);
+		free(m);
 		return NULL;
 	}
 	atomic_init(&m->refs, 1);
+	memcpy(m->shown, shown, sizeof(m->shown));
 	memcpy(m->stamp, stamp, STAMP_SIZE);
 	m->settled = settled;
 	m->ctx = ctx;
@@ -521,7 +530,7 @@ static struct tls_domain *default_of(const struct tls_domain_set *set, enum tls_
 	return role == TLS_ROLE_SERVER ? set->server_default : set->client_default;
 }
 
-static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d,
+static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d, X509 **shown,
 			     struct tls_report *report)
 {
 	uint8_t rules[STAMP_SIZE];
@@ -536,6 +545,7 @@ static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d
 		.cfg = b->source->cfg,
 		.dir = b->source->dir,
 		.prepare = b->source->prepare,
+		.shown = shown,
 		.session_context = rules,
 		.session_context_size = sizeof(rules),
 		.may_ask = b->source->may_ask,
@@ -578,6 +588,7 @@ static void check_unchanged(struct builder *b, const struct tls_domain *d, const
 static void build_material(struct builder *b, struct tls_domain *d, struct tls_report *report)
 {
 	const struct tls_domain *before = domain_before(b, d);
+	X509 *shown[2] = {NULL, NULL};
 	uint8_t stamp[STAMP_SIZE];
 	bool settled;
 	SSL_CTX *ctx;
@@ -591,14 +602,16 @@ static void build_material(struct builder *b, struct tls_domain *d, struct tls_r
 		d->material = before->material;
 		atomic_fetch_add(&d->material->refs, 1);
 	} else {
-		ctx = make_context(b, d, report);
-		d->material = ctx ? material_new(ctx, stamp, settled) : NULL;
+		ctx = make_context(b, d, shown, report);
+		d->material = material_new(ctx, shown, stamp, settled);
 		if (ctx && !d->material)
 			tls_report_error(report, "out of memory");
 		check_unchanged(b, d, stamp);
 	}
-	if (d->material)
+	if (d->material) {
 		d->ctx = d->material->ctx;
+		d->shown = d->material->shown;
+	}
 }
 
 static void *build_thread(void *arg)

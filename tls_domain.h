@@ -42,7 +42,8 @@ struct tls_domain {
 	struct tls_settings_places places;
 	bool accept_unverified;
 	enum tls_identity_rule rule;
-	SSL_CTX *ctx; /* the material's */
+	SSL_CTX *ctx;       /* the material's */
+	X509 *const *shown; /* the material's: what certificate and certificate2 name, or NULL */
 	struct tls_material *material;
 	struct tls_domain_ident *ident;
 };

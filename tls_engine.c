@@ -4,6 +4,8 @@
 
 #include "fixed_c_zlib.h"
 #include "tls_pem.h"
+#include "tls_compat.h"
+#include "tls_expiry.h"
 
 #include <linux/futex.h>
 #include <sys/mman.h>
@@ -98,6 +100,7 @@ static _Atomic uint32_t load_work;
 static uint32_t gone_ids[MAX_DOMAINS], gone_count, used_ids;
 static pthread_mutex_t id_lock = PTHREAD_MUTEX_INITIALIZER;
 static const struct tls_engine_config *engine;
+static unsigned thread_count;
 
 static int futex_wait(_Atomic uint32_t *word, uint32_t value, const struct timespec *timeout)
 {
@@ -593,6 +596,17 @@ static struct tls_domain_set *build_domains(const char *name, struct tls_domain_
 	return set;
 }
 
+/* What has ended already was told when it was read. */
+static void note_expiry(enum tls_engine_op op, const struct tls_domain_set *set,
+			struct tls_report *report)
+{
+	int64_t left = tls_expiry_look(set, false, report);
+
+	if (op == TLS_ENGINE_LOAD)
+		tls_counter_set(TLS_COUNTER_ENGINE, TLS_COUNT_certificate_expires,
+				left == TLS_EXPIRY_NONE ? 0 : (int64_t)time(NULL) + left);
+}
+
 static void load_domains(struct tls_engine_slot *slot)
 {
 	struct tls_report report = {0};
@@ -604,6 +618,8 @@ static void load_domains(struct tls_engine_slot *slot)
 	if (previous && slot->request.op == TLS_ENGINE_LOAD)
 		tls_counter_add(TLS_COUNTER_ENGINE,
 				set ? TLS_COUNT_reloads : TLS_COUNT_reloads_failed, 1);
+	if (set)
+		note_expiry(slot->request.op, set, &report);
 	if (set && slot->request.op == TLS_ENGINE_LOAD) {
 		pthread_mutex_lock(&domains_lock);
 		domains = set;
@@ -617,6 +633,34 @@ static void load_domains(struct tls_engine_slot *slot)
 	snprintf(slot->answer.text, TLS_SESSION_TEXT, "%s", report.summary ? report.summary : "");
 	answer_report(slot, &report);
 	tls_report_free(&report);
+}
+
+static void report_expiry(struct tls_engine_slot *slot)
+{
+	struct tls_domain_set *set = current_domains();
+	struct tls_report report = {0};
+
+	if (set)
+		tls_expiry_look(set, true, &report);
+	tls_domain_set_unref(set);
+	slot->answer.state = TLS_SESSION_HELD;
+	answer_report(slot, &report);
+	tls_report_free(&report);
+}
+
+static void report_status(struct tls_engine_slot *slot)
+{
+	struct tls_engine_status *status = (struct tls_engine_status *)slot->out;
+	struct tls_domain_set *set = current_domains();
+
+	*status = (struct tls_engine_status){
+		.threads = thread_count,
+		.domains = set ? set->count : 0,
+		.heap = tls_heap_in_use(),
+	};
+	tls_domain_set_unref(set);
+	slot->answer.state = TLS_SESSION_HELD;
+	slot->answer.out_len = sizeof(*status);
 }
 
 /* Adds one of a domain's certificates; the first one's names stand for both, the earlier end
@@ -874,6 +918,10 @@ static void serve(struct tls_engine_slot *slot)
 		load_domains(slot);
 	else if (slot->request.op == TLS_ENGINE_DOMAINS)
 		list_domains(slot);
+	else if (slot->request.op == TLS_ENGINE_EXPIRY)
+		report_expiry(slot);
+	else if (slot->request.op == TLS_ENGINE_STATUS)
+		report_status(slot);
 	else
 		serve_connection(slot, &over);
 	atomic_fetch_add(&shared->served, 1);
@@ -983,6 +1031,7 @@ static unsigned start_threads(unsigned wanted)
 	while (started < wanted &&
 	       pthread_create(&thread, NULL, worker, (void *)(uintptr_t)started) == 0)
 		started++;
+	thread_count = started;
 	return started;
 }
 

@@ -25,6 +25,8 @@ enum tls_engine_op {
 	TLS_ENGINE_LOAD = 1, /* build the domains from the file or directory that is named by in, or
 				from the module parameters; out gets a report's text */
 	TLS_ENGINE_CHECK,    /* the same, but change nothing */
+	TLS_ENGINE_EXPIRY,   /* out gets a report's text: certificates that end soon or have */
+	TLS_ENGINE_STATUS,   /* out gets a struct tls_engine_status */
 	TLS_ENGINE_DOMAINS,  /* out gets rows of the domains from number first on */
 	TLS_ENGINE_RUN,      /* tls_session_run(), with handle 0 on a new session */
 	TLS_ENGINE_WRITE,    /* tls_session_write() */
@@ -56,6 +58,13 @@ struct tls_engine_domain {
 	unsigned chain;    /* certificates that are sent */
 };
 
+/* What is told of the engine as a whole. */
+struct tls_engine_status {
+	unsigned threads; /* that serve connections */
+	size_t domains;
+	uint64_t heap; /* bytes in use; 0: this C library does not tell */
+};
+
 /* What was answered; lengths are those of the slot's buffers. */
 struct tls_engine_answer {
 	enum tls_session_state state;
@@ -68,7 +77,7 @@ struct tls_engine_answer {
 	uint32_t rows;                      /* of DOMAINS */
 	uint64_t clear_bytes, packed_bytes; /* so far, on a connection with compression */
 	bool more;                          /* call again without input for the rest */
-	enum tls_cause cause; /* of FAILED */
+	enum tls_cause cause;               /* of FAILED */
 	struct tls_session_info info;
 	struct tls_stream stream; /* wipe it when it was taken */
 	char text[TLS_SESSION_TEXT];

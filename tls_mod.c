@@ -8,6 +8,7 @@
 #include "tls_event.h"
 #include "tls_function.h"
 #include "tls_log.h"
+#include "tls_reminder.h"
 #include "tls_rpc.h"
 #include "tls_select.h"
 #include "tls_server.h"
@@ -194,7 +195,7 @@ static int mod_init(void)
 	if (tls_watch_init() != 0 || tls_shortage_init() != 0)
 		return -1;
 	tls_event_init();
-	if (tls_stats_init() != 0)
+	if (tls_stats_init() != 0 || tls_reminder_init() != 0)
 		return -1;
 	return register_procs(1);
 }

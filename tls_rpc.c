@@ -151,6 +151,22 @@ static void rpc_list(rpc_t *rpc, void *ctx)
 
 /* ---- tls.info, tls.options, tls.kill ---- */
 
+/* What only the engine knows; left out if it does not answer. */
+static void add_status(rpc_t *rpc, void *handle)
+{
+	struct tls_engine_slot *slot = tls_engine_slot((unsigned)process_no);
+	const struct tls_engine_status *status;
+
+	if (!slot)
+		return;
+	slot->request.op = TLS_ENGINE_STATUS;
+	if (tls_engine_call(slot, (unsigned)cfg_get(tls, tls_cfg, engine_timeout)) != 0)
+		return;
+	status = (const struct tls_engine_status *)slot->out;
+	rpc->struct_add(handle, "ddd", "engine_threads", (int)status->threads, "engine_heap_kb",
+			(int)(status->heap / 1024), "domains", (int)status->domains);
+}
+
 static void rpc_info(rpc_t *rpc, void *ctx)
 {
 	struct tcp_gen_info info;
@@ -165,6 +181,7 @@ static void rpc_info(rpc_t *rpc, void *ctx)
 			"engine_sessions", (int)tls_engine_sessions(), "openssl",
 			OpenSSL_version(OPENSSL_VERSION), "openssl_built_with",
 			TLS_BUILD_OPENSSL_TEXT, "workarounds", tls_workaround_list(false));
+	add_status(rpc, handle);
 }
 
 /* Rows of tls.options in the order that clients know; what follows the blank line is ours. */

@@ -8,6 +8,21 @@
 #include "core/dprint.h"
 #include "core/tcp_info.h"
 
+#include <time.h>
+
+#define NO_CERTIFICATE 99999 /* days */
+
+/* The host prints values without a sign. */
+static counter_val_t days_left(void)
+{
+	int64_t expires = tls_counter_get(TLS_COUNT_certificate_expires);
+	int64_t left = expires - (int64_t)time(NULL);
+
+	if (expires == 0)
+		return NO_CERTIFICATE;
+	return left > 0 ? (counter_val_t)(left / 86400) : 0;
+}
+
 static counter_val_t ask(enum tls_counter row)
 {
 	struct tcp_gen_info info;
@@ -23,6 +38,8 @@ static counter_val_t ask(enum tls_counter row)
 		return (counter_val_t)tls_conn_queued_bytes();
 	case TLS_COUNT_engine_sessions:
 		return (counter_val_t)tls_engine_sessions();
+	case TLS_COUNT_certificate_days_left:
+		return days_left();
 	default:
 		return 0;
 	}
