@@ -73,7 +73,7 @@ class Places:
     """Where the examples' addresses are in the test: each on the loopback, each port one that is free."""
 
     ADDRESS = re.compile(r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.(\d+)\b|\b127\.0\.0\.1\b")
-    WITH_PORT = re.compile(r"((?:192\.0\.2|198\.51\.100|203\.0\.113|127\.0\.0)\.\d+|\[2001:db8::\w+\]):(50\d\d|443)\b")
+    WITH_PORT = re.compile(r"((?:192\.0\.2|198\.51\.100|203\.0\.113|127\.0\.0)\.\d+|\[2001:db8::\w+\]):(50\d\d|80\d\d|443)\b")
 
     def __init__(self) -> None:
         self.ports: dict[tuple[str, str], int] = {}
@@ -209,6 +209,7 @@ class DocSer(Ser):
         return super().fill(self.places.map(text))
 
     def write_cfg(self) -> None:
+        self.config.events = self.fill(self.config.events)
         super().write_cfg()
         if "request_route" in self.config.raw:
             self.cfg.write_text(STAND_ALONE + self.fill(self.config.raw) + self.fill(

@@ -25,7 +25,7 @@ CTL = ('modparam("ctl", "binrpc", "unix:@DIR@/ctl")\nmodparam("nathelper", "rece
 
 def whole(block: Block) -> bool:
     """It has its own listen and loadmodule lines, or is even all of a ser.cfg."""
-    return ("loadmodule" in block.text and "listen=" in block.text) or "request_route" in block.text
+    return ("loadmodule" in block.text and "listen=tls" in block.text) or "request_route" in block.text
 
 
 # What a block with all of its routes leaves out because it is the same everywhere.
