@@ -293,19 +293,21 @@ bool tls_engine_is_stuck(void)
 int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 {
 	unsigned number = (unsigned)(slot - shared->slot);
+	bool in_doubt = tls_engine_is_stuck() && timeout_ms > STUCK_TIMEOUT_MS;
 	struct timespec deadline, left;
 	uint32_t state;
 
-	if (tls_engine_is_stuck() && timeout_ms > STUCK_TIMEOUT_MS)
-		timeout_ms = STUCK_TIMEOUT_MS;
-	now_plus(&deadline, timeout_ms);
+	now_plus(&deadline, in_doubt ? STUCK_TIMEOUT_MS : timeout_ms);
 	slot->request.asked_us = now_us();
 	atomic_store(&slot->state, SLOT_ASKED);
 	atomic_fetch_or(&shared->asked[number / 64], UINT64_C(1) << (number % 64));
 	wake_engine();
 	while ((state = atomic_load(&slot->state)) != SLOT_DONE) {
 		if (!time_left(&deadline, &left)) {
-			if (!give_up(slot)) {
+			if (in_doubt && state == SLOT_SERVED) { /* it works again, on a long one */
+				in_doubt = false;
+				now_plus(&deadline, timeout_ms - STUCK_TIMEOUT_MS);
+			} else if (!give_up(slot)) {
 				missed = true;
 				tls_counter_add(number, TLS_COUNT_engine_timeouts, 1);
 				served_then = atomic_load(&shared->served);

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: ISC
+"""The engine stopped and going on while SER works: what waits is served, what was given up is cleaned away."""
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from certs import V
+from clients import Endpoint, RawTls, TcpClient, TlsClient, UdpClient
+from ser import wait_until
+
+HELD = {"high": V.TLSv1_2, "ciphers": "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"}
+WIDE = "tcp_rd_buf_size=65536\ntcp_conn_wq_max=1048576"
+
+
+def _params(certs, **more):
+    return certs.server_params(cipher_list="ALL:@SECLEVEL=0", **more)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+@contextmanager
+def _stopped(pid: int):
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: _state(pid) == "T", 5, "the engine to stop")
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _sessions(ser) -> int:
+    return int(ser.rpc("tls.info")["engine_sessions"])
+
+
+def _clean(ser, shm: int) -> None:
+    """Nothing is left of connections that are gone."""
+    ser.wait_connections(0, 10)
+    wait_until(lambda: _sessions(ser) == 0, 10, "the engine's sessions to go")
+    wait_until(lambda: ser.shm_used() <= shm + 64 * 1024, 10, "shared memory to come back")
+
+
+def _order(endpoint, call_id: str) -> list[int]:
+    return [int(m.get("CSeq").split()[0]) for m in endpoint.messages() if m.call_id == call_id]
+
+
+def test_a_short_stop_costs_time_only(pool, certs):
+    """Handshakes, a connection that the engine holds, a reload: each waits and succeeds."""
+    ser = pool.fresh(tls=_params(certs, engine_timeout=20000, config="tls.cfg"), readers=4, children=2,
+                     files={"tls.cfg": _section(certs, "server:default", "client:default")}).start()
+    pid = ser.engine_pid()
+    with TlsClient(ser.tls_port, certs.client_context(**HELD)) as held, UdpClient(ser.udp_port) as caller, \
+            Endpoint(certs.server_context()) as endpoint:
+        assert held.ask().status == 200
+        with _stopped(pid):
+            fresh = [RawTls(ser.tls_port, certs.client_context()) for _ in range(3)]
+            for raw in fresh:
+                raw.sock.sendall(raw.flight())
+            held.send(held.build(call_id="held-while-stopped"))
+            caller.send(caller.build("OPTIONS", endpoint.uri, call_id="out-while-stopped"))
+            answer = []
+            reload = threading.Thread(target=lambda: answer.append(ser.rpc("tls.reload", timeout=30)))
+            reload.start()
+            time.sleep(0.7)
+            assert not answer
+        reload.join(30)
+        assert answer == ["Ok. TLS configuration reloaded."]
+        assert held.recv().call_id == "held-while-stopped"
+        assert endpoint.wait_messages(1)[0].call_id == "out-while-stopped"
+        for raw in fresh:
+            raw.handshake(lambda flight: flight and raw.sock.sendall(flight))
+            raw.send(raw.build())
+            assert raw.recv().status == 200
+            raw.fin()
+    assert not ser.failures()
+
+
+def _section(certs, *roles: str) -> str:
+    params = certs.server_params()
+    return "".join(f"[{role}]\ncertificate = {params['certificate']}\nprivate_key = {params['private_key']}\n"
+                   "cipher_list = ALL:@SECLEVEL=0\n" for role in roles)
+
+
+def test_what_a_long_stop_took_comes_back(pool, certs):
+    """Round after round: nothing of the given-up requests stays, and every process is served again."""
+    ser = pool.fresh(tls=_params(certs, engine_timeout=300, config="tls.cfg"), readers=4, children=3,
+                     files={"tls.cfg": _section(certs, "server:default", "client:default")}).start()
+    pid = ser.engine_pid()
+    shm = 0
+    for turn in range(3):
+        held = [TlsClient(ser.tls_port, certs.client_context(**HELD)) for _ in range(4)]
+        fast = [TlsClient(ser.tls_port, certs.client_context()) for _ in range(2)]
+        for client in held + fast:
+            assert client.ask().status == 200
+        with Endpoint(certs.server_context()) as endpoint, UdpClient(ser.udp_port) as caller:
+            with _stopped(pid):
+                fresh = [RawTls(ser.tls_port, certs.client_context()) for _ in range(4)]
+                for raw in fresh:
+                    raw.sock.sendall(raw.flight())
+                for client in held:
+                    client.send(client.build())
+                for _ in range(6):
+                    caller.send(caller.build("OPTIONS", endpoint.uri))
+                for client in held + fresh:
+                    assert client.closed_by_ser(20), "given up"
+                for client in fast:
+                    assert client.ask().status == 200, "needs no engine"
+            for client in held + fast + fresh:
+                client.sock.close()
+            # Each process that waited in vain has another try.
+            for _ in range(12):
+                wait_until(lambda: caller.ask("OPTIONS", endpoint.uri).status == 200, 20, "the processes to recover")
+            with TlsClient(ser.tls_port, certs.client_context(**HELD)) as again:
+                assert again.ask().status == 200
+        shm = shm or ser.shm_used()
+        _clean(ser, shm)
+    assert ser.rpc("tls.reload") == "Ok. TLS configuration reloaded."
+
+
+@pytest.mark.parametrize("kind", ["fast", "held"])
+def test_many_senders_while_the_engine_stutters(pool, certs, kind):
+    """Every message arrives, once, and each sender's in its order; the route sleeps before anything is sent."""
+    ser = pool.fresh(tls=_params(certs, engine_timeout=30000, con_ct_wq_max=1 << 20), readers=8, children=4,
+                     core=WIDE, modules=("cfgutils",),
+                     events="event_route[tls:connection-out] {\n\tusleep(300000);\n}").start()
+    pid = ser.engine_pid()
+    over = threading.Event()
+
+    def stutter() -> None:
+        pick = random.Random(7)
+        while not over.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(pick.uniform(0.005, 0.08))
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(pick.uniform(0.005, 0.08))
+
+    def abort() -> None:
+        while not over.is_set():
+            raw = RawTls(ser.tls_port, certs.client_context())
+            raw.sock.sendall(raw.flight()[:random.choice((40, 5000))])
+            raw.rst()
+            time.sleep(0.01)
+
+    count, senders = 60, 6
+    context = certs.server_context(**(HELD if kind == "held" else {}))
+    threads = [threading.Thread(target=stutter), threading.Thread(target=abort)]
+    with Endpoint(context, delay=0.2) as endpoint:
+        callers = [TcpClient(ser.tcp_port) for _ in range(senders)]
+
+        def send(number: int) -> None:
+            caller = callers[number]
+            for n in range(1, count + 1):
+                caller.send(caller.build("MESSAGE", endpoint.uri, call_id=f"sender-{number}", cseq=n,
+                                         body=b"x" * (n * 37 % 3000)))
+                time.sleep(0.01)
+
+        work = [threading.Thread(target=send, args=(n,)) for n in range(senders)]
+        for thread in threads + work:
+            thread.start()
+        try:
+            for thread in work:
+                thread.join(60)
+            wait_until(lambda: len(endpoint.messages()) >= count * senders, 30, "all messages")
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(10)
+            os.kill(pid, signal.SIGCONT)
+        for n in range(senders):
+            got = [c for i, c in enumerate(_order(endpoint, f"sender-{n}"))]
+            assert sorted(set(got)) == list(range(1, count + 1))
+            assert got == list(range(1, count + 1)), "in order, once"
+        assert len(endpoint.arrivals) == 1
+        for caller in callers:
+            caller.close()
+    _clean(ser, ser.shm_used())
+
+
+def test_a_reload_by_a_process_that_once_waited_in_vain(pool, certs):
+    """The engine works again, though nothing has shown it: what takes its time gets it."""
+    many = _section(certs, "server:default", "client:default",
+                    *(f"client:10.1.{n // 250}.{n % 250 + 1}:5061" for n in range(1000)))
+    ser = pool.fresh(tls=_params(certs, engine_timeout=200, config="tls.cfg"), readers=1, children=1,
+                     files={"tls.cfg": many}, params=[("jsonrpcs", "pretty_format", 0)], route="""
+	if (is_method("INFO")) {
+		jsonrpc_exec('{"jsonrpc": "2.0", "method": "tls.reload", "id": 1}');
+		xlog("L_NOTICE", "reload: $jsonrpl(code) $jsonrpl(body)\\n");
+		sl_send_reply("200", "OK");
+		exit;
+	}""").start()
+    with UdpClient(ser.udp_port) as caller, Endpoint(certs.server_context()) as endpoint:
+        with _stopped(ser.engine_pid()):
+            caller.send(caller.build("OPTIONS", endpoint.uri))
+            ser.wait_log(r"did not answer in time \(engine_timeout\)", 10)
+        assert caller.ask("INFO", "sip:127.0.0.1", timeout=30).status == 200
+        assert "TLS configuration reloaded" in ser.wait_log(r"reload: .*$", 10)[0]
+        assert caller.ask("OPTIONS", endpoint.uri).status == 200
