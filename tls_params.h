@@ -59,7 +59,7 @@
 	  "cipher suites of TLS 1.3 (TLS_...) and older, separated by colons")                     \
 	S(ciphersuites, "ciphersuites", "ciphersuites", "", NULL, RO,                              \
 	  "cipher suites of TLS 1.3 (TLS_...), instead of those in cipher_list")                   \
-	S(groups, "groups", "groups", "", NULL, RO,                                                \
+	S(groups, "groups", "groups", "?X25519MLKEM768:?X25519:P-256:?X448:P-521:P-384", NULL, RO, \
 	  "groups (curves) for key exchange, such as X25519:P-256")                                \
 	S(signature_algorithms, "signature_algorithms", "signature_algorithms", "", NULL, RO,      \
 	  "signature algorithms, such as ecdsa_secp256r1_sha256:rsa_pss_rsae_sha256")              \

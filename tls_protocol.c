@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* RFC 9325 section 4.2: forward secret key exchange and AEAD. */
-#define TLS_STRONG_CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
+/* RFC 9325 sections 4.1 and 4.2: forward secret key exchange and AEAD, without finite fields. */
+#define TLS_STRONG_CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20"
 /* For TLS 1.1 and older, whose security level is set apart. */
 #define TLS_OLD_CIPHERS "DEFAULT"
 

@@ -156,8 +156,31 @@ def test_groups(ser, certs, where, version):
     assert "alert handshake failure" in said
 
 
+def test_no_finite_fields_by_default(ser, certs, where):
+    """RFC 9325 section 4.1: a client could make SER compute with 8192 bits for each handshake."""
+    put(ser, certs, where, {})
+    for offer in ("ffdhe2048", "ffdhe8192"):
+        said = s_client(ser, certs, where, "-tls1_3", "-groups", offer, asked=False)
+        assert "alert handshake failure" in said, said
+        assert "X25519" in s_client(ser, certs, where, "-tls1_3", "-groups", f"{offer}:X25519")
+    rsa = {"certificate": certs.pem("server-rsa"), "private_key": certs.key("server-rsa")}
+    put(ser, certs, where, rsa)
+    assert refused(ser, certs, where, high=V.TLSv1_2, ciphers="DHE")["alert_sent"] == "handshake_failure"
+    for curve in ("X25519", "P-256", "X448", "P-521", "P-384"):
+        assert "Cipher is TLS_" in s_client(ser, certs, where, "-tls1_3", "-groups", curve)
+
+
+@pytest.mark.parametrize("groups", ["ffdhe2048:X25519", '""'])
+def test_finite_fields_that_are_asked_for(ser, certs, where, groups):
+    """By name, or with the library's own groups."""
+    put(ser, certs, where, {"groups": groups, "cipher_list": "DHE+AESGCM", "certificate": certs.pem("server-rsa"),
+                            "private_key": certs.key("server-rsa")})
+    assert "Server Temp Key: DH, 2048 bits" in s_client(ser, certs, where, "-tls1_3", "-groups", "ffdhe2048")
+    assert "TLS_DHE_RSA" in connects(ser, certs, where, high=V.TLSv1_2, ciphers="DHE")["suite"]
+
+
 def test_groups_are_cleared(ser, certs, where):
-    """A section without groups has the library's, whatever the section has that the connection began with."""
+    """A section without groups has the default's, whatever the section has that the connection began with."""
     put(ser, certs, where, {"groups": "P-521"})
     other = "a.example.org" if where is None else None
     assert "X25519" in s_client(ser, certs, other, "-groups", "X25519")
