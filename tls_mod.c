@@ -8,6 +8,7 @@
 #include "tls_event.h"
 #include "tls_function.h"
 #include "tls_log.h"
+#include "tls_read.h"
 #include "tls_reminder.h"
 #include "tls_rpc.h"
 #include "tls_select.h"

@@ -15,7 +15,6 @@ int tls_h_init_si(struct socket_info *si);
 int tls_h_tcpconn_init(struct tcp_connection *c, int sock);
 void tls_h_tcpconn_clean(struct tcp_connection *c);
 void tls_h_tcpconn_close(struct tcp_connection *c, int fd);
-int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags);
 int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, const char **rest,
 		 unsigned int *rest_len, snd_flags_t *send_flags);
 

@@ -6,6 +6,7 @@
 
 #include "core/counters.h"
 #include "core/dprint.h"
+#include "core/pt.h"
 #include "core/tcp_info.h"
 
 #include <time.h>
@@ -66,4 +67,13 @@ int tls_stats_init(void)
 		}
 	}
 	return 0;
+}
+
+void tls_stats_note_peak(void)
+{
+	struct tcp_gen_info info;
+
+	tcp_get_info(&info);
+	tls_counter_raise((unsigned)process_no, TLS_COUNT_peak_connections,
+			  info.tls_connections_no);
 }

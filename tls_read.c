@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: ISC */
+#include "tls_read.h"
+
+#include "tls_event.h"
+#include "tls_flow.h"
+#include "tls_log.h"
+#include "tls_shortage.h"
+#include "tls_watch.h"
+
+#include "core/tcp_read.h"
+
+#include <string.h>
+
+/* One whole record, and what one read may bring beyond it. */
+#define INPUT_SIZE (TLS_RECORD_MAX + TLS_ENGINE_IN)
+
+/* Each reader works on one connection at a time. */
+static uint8_t input[INPUT_SIZE];
+
+static void count_received(size_t bytes, unsigned records)
+{
+	tls_conn_count(TLS_COUNT_bytes_received, (int64_t)bytes);
+	tls_conn_count(TLS_COUNT_records_received, records);
+}
+
+/* What one call of the read hook works on. */
+struct reading {
+	struct tls_conn *conn;
+	struct tcp_req *req;
+	size_t len;     /* bytes in input */
+	size_t used;    /* of them done with */
+	size_t need;    /* size of the record that is incomplete, once known */
+	bool must_wait; /* whole records are left because the host's buffer is full */
+	int delivered;  /* bytes of clear text put into the host's buffer */
+};
+
+static size_t room(const struct reading *r)
+{
+	return r->req->b_size - (size_t)(r->req->pos - r->req->buf);
+}
+
+static void read_end(struct reading *r)
+{
+	tls_flow_end(r->conn);
+	r->used = r->len;
+	r->must_wait = false;
+}
+
+static void read_fail(struct reading *r, const char *detail)
+{
+	tls_conn_count_failure(r->conn);
+	tls_log_conn(L_WARN, r->conn, "failed", "%s", detail);
+	read_end(r);
+}
+
+static void read_fail_for(struct reading *r, enum tls_cause cause, const char *detail)
+{
+	r->conn->cause = (uint8_t)cause;
+	read_fail(r, detail);
+}
+
+/* What was read can neither be given to the host nor kept: its place in the stream would be lost.
+ */
+static void read_starve(struct reading *r)
+{
+	r->conn->cause = TLS_CAUSE_memory;
+	tls_conn_count_failure(r->conn);
+	tls_shortage_failed(r->conn, true);
+	read_end(r);
+}
+
+/* Gives clear text to the host; keeps what finds no room. Returns -1 without memory. */
+static int deliver(struct reading *r, const uint8_t *data, size_t len)
+{
+	size_t fits = len < room(r) ? len : room(r);
+
+	memcpy(r->req->pos, data, fits);
+	r->req->pos += fits;
+	r->delivered += (int)fits;
+	if (fits == len)
+		return 0;
+	r->conn->clear = tls_blob_new(data + fits, len - fits);
+	return r->conn->clear ? 0 : -1;
+}
+
+/* Gives the host what an earlier call had to keep. */
+static void deliver_kept(struct reading *r)
+{
+	struct tls_blob *kept = r->conn->clear;
+	size_t len = kept->len - kept->taken;
+	size_t fits = len < room(r) ? len : room(r);
+
+	memcpy(r->req->pos, kept->data + kept->taken, fits);
+	r->req->pos += fits;
+	r->delivered += (int)fits;
+	kept->taken += (uint32_t)fits;
+	if (kept->taken == kept->len)
+		tls_blob_free(&r->conn->clear);
+}
+
+static const char *alert_or_number(int alert)
+{
+	static char number[16];
+	const char *name = tls_alert_name(alert);
+
+	if (name)
+		return name;
+	snprintf(number, sizeof(number), "%d", alert);
+	return number;
+}
+
+static void stream_fail(struct reading *r, const struct tls_stream_event *event)
+{
+	char detail[256];
+
+	snprintf(detail, sizeof(detail), "reason=\"%s\"%s%s", event->error ? event->error : "",
+		 event->alert_sent >= 0       ? " alert_sent="
+		 : event->alert_received >= 0 ? " alert_received="
+					      : "",
+		 event->alert_sent >= 0       ? alert_or_number(event->alert_sent)
+		 : event->alert_received >= 0 ? alert_or_number(event->alert_received)
+					      : "");
+	read_fail(r, detail);
+}
+
+/* Opens the records at hand for as long as the host has room. */
+static void read_fast(struct reading *r)
+{
+	struct tls_conn *conn = r->conn;
+
+	while (r->used < r->len) {
+		struct tls_stream_event event;
+		struct tls_record_header head;
+		uint8_t alert;
+		int result;
+
+		if ((conn->clear || room(r) == 0) &&
+		    tls_record_peek(&conn->stream.rd, input + r->used, r->len - r->used, &head,
+				    &alert) == 1) {
+			r->must_wait = true;
+			return;
+		}
+		result = tls_stream_read(&conn->stream, input + r->used, r->len - r->used,
+					 tls_output, &event, &r->need);
+		if (event.reply_len > 0)
+			(void)tls_flow_send(conn, tls_output, event.reply_len, false);
+		if (result < 0) {
+			stream_fail(r, &event);
+			return;
+		}
+		if (result == 0)
+			return;
+		r->used += event.consumed;
+		if (event.data_len > 0)
+			count_received(event.data_len, 1);
+		if (event.data_len > 0 && deliver(r, event.data, event.data_len) != 0) {
+			read_starve(r);
+			return;
+		}
+		conn->eof |= (conn->stream.flags & TLS_STREAM_READ_CLOSED) != 0;
+	}
+}
+
+/* Takes one answer of the engine about records that were read. */
+static void take_answer(struct reading *r, struct tls_engine_slot *slot)
+{
+	struct tls_engine_answer *answer = &slot->answer;
+	struct tls_conn *conn = r->conn;
+	const char *reason;
+
+	if (tls_flow_send(conn, slot->out, answer->out_len, false) != 0) {
+		read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
+		return;
+	}
+	if (answer->state == TLS_SESSION_FAILED) {
+		read_fail(r, answer->text);
+		return;
+	}
+	if (answer->state == TLS_SESSION_HANDSHAKE)
+		return;
+	if (conn->state < TLS_CONN_FAST && tls_flow_establish(conn, slot) != 0) {
+		read_starve(r);
+		return;
+	}
+	if (answer->clear_len > 0)
+		count_received(answer->clear_len, answer->clear_records);
+	if (answer->clear_len > 0 && deliver(r, slot->clear, answer->clear_len) != 0) {
+		read_starve(r);
+		return;
+	}
+	if (answer->state == TLS_SESSION_EOF) {
+		conn->eof = true;
+		r->used = r->len;
+	}
+	if (conn->queue && !conn->event_due && tls_flow_flush(conn, &reason) != 0)
+		read_fail(r, reason);
+}
+
+static bool uses_engine(const struct tls_conn *conn)
+{
+	return conn->state != TLS_CONN_FAST && conn->state != TLS_CONN_CLOSED;
+}
+
+/* Hands the records at hand to the engine: a handshake, or a connection that it holds. */
+static void read_engine(struct reading *r)
+{
+	struct tls_conn *conn = r->conn;
+
+	while ((r->used < r->len || conn->engine_has_more) && uses_engine(conn)) {
+		size_t len = r->len - r->used < TLS_ENGINE_IN ? r->len - r->used : TLS_ENGINE_IN;
+		struct tls_engine_slot *slot;
+		const char *reason;
+
+		if (conn->clear) { /* the host must make room first */
+			r->must_wait = true;
+			return;
+		}
+		if (conn->engine_has_more)
+			len = 0;
+		slot = tls_flow_ask(conn, TLS_ENGINE_RUN, input + r->used, len, &reason);
+		if (!slot) {
+			read_fail(r, reason);
+			return;
+		}
+		r->used += slot->answer.state == TLS_SESSION_FAST ? slot->answer.in_used : len;
+		conn->engine_has_more = slot->answer.more;
+		if (conn->state == TLS_CONN_NEW)
+			conn->state = TLS_CONN_HANDSHAKE;
+		take_answer(r, slot);
+	}
+}
+
+/*
+ * The first byte of an accepted connection tells a TLS handshake (or an SSLv2 ClientHello, which
+ * OpenSSL answers) from an alert, or from another protocol on the wrong port. Neither of these is
+ * worth the engine.
+ */
+static bool is_foreign(const struct reading *r)
+{
+	return r->conn->state == TLS_CONN_NEW && r->conn->role == TLS_ROLE_SERVER && r->len > 0 &&
+	       input[0] != TLS_CONTENT_HANDSHAKE && !(input[0] & 0x80);
+}
+
+static void foreign_fail(struct reading *r)
+{
+	static const uint8_t alert[] = {TLS_CONTENT_ALERT,           3, 1, 0, 2, 2,
+					TLS_ALERT_UNEXPECTED_MESSAGE};
+	char start[17] = "", detail[160];
+
+	if (r->len >= sizeof(alert) && memcmp(input, alert, 2) == 0 && input[4] == 2) {
+		snprintf(detail, sizeof(detail),
+			 "reason=\"the peer began with an alert\" alert_received=%s",
+			 alert_or_number(input[6]));
+		read_fail_for(r, TLS_CAUSE_alert, detail);
+		return;
+	}
+	for (size_t i = 0; i < r->len && i < sizeof(start) - 1 && input[i] != '\r'; i++)
+		start[i] = input[i] >= ' ' && input[i] < 0x7f && input[i] != '"' ? (char)input[i]
+										 : '.';
+	(void)tls_flow_send(r->conn, alert, sizeof(alert), false);
+	snprintf(detail, sizeof(detail),
+		 "reason=\"not TLS: the connection starts with '%s'\" "
+		 "alert_sent=unexpected_message",
+		 start);
+	read_fail_for(r, TLS_CAUSE_not_tls, detail);
+}
+
+static void read_records(struct reading *r)
+{
+	if (is_foreign(r)) {
+		foreign_fail(r);
+		return;
+	}
+	if (uses_engine(r->conn))
+		read_engine(r);
+	if (r->conn->state == TLS_CONN_FAST)
+		read_fast(r);
+}
+
+/* How much to read: the rest of a record that has begun, else what the host has room for. */
+static size_t bytes_wanted(const struct reading *r)
+{
+	size_t have = r->len - r->used;
+	size_t want = room(r) + TLS_RECORD_OVERHEAD;
+
+	if (r->need > have && r->need - have > want)
+		want = r->need - have;
+	return want < sizeof(input) - r->len ? want : sizeof(input) - r->len;
+}
+
+/* Reads from the socket until there is clear text, or nothing more to read. Returns -1 when
+ * the connection is broken. */
+static int read_socket(struct reading *r, rd_conn_flags_t *flags)
+{
+	struct tcp_connection *c = r->conn->tcp;
+	int n;
+
+	while (r->delivered == 0 && !r->must_wait && !r->conn->eof) {
+		if (r->used > 0) {
+			memmove(input, input + r->used, r->len - r->used);
+			r->len -= r->used;
+			r->used = 0;
+		}
+		n = tcp_read_data(c->fd, c, (char *)input + r->len, (int)bytes_wanted(r), flags);
+		if (n < 0)
+			return -1;
+		r->len += (size_t)n;
+		if (n > 0)
+			read_records(r);
+		if (c->state == S_CONN_EOF)
+			r->conn->eof = true;
+		if (n == 0 || (*flags & RD_CONN_SHORT_READ))
+			break;
+	}
+	return 0;
+}
+
+/* Loads the records that an earlier call had to leave. */
+static void load_records(struct reading *r)
+{
+	struct tls_blob *kept = r->conn->records;
+
+	if (!kept)
+		return;
+	memcpy(input, kept->data, kept->len);
+	r->len = kept->len;
+	tls_blob_free(&r->conn->records);
+}
+
+static int keep_records(struct reading *r)
+{
+	size_t left = r->len - r->used;
+
+	if (left == 0 || r->conn->state == TLS_CONN_CLOSED)
+		return 0;
+	r->conn->records = tls_blob_new(input + r->used, left);
+	return r->conn->records ? 0 : -1;
+}
+
+/*
+ * Tells the host how to go on: call again at once while something waits for room, and only when
+ * nothing does, that the peer has closed.
+ */
+static void set_flags(struct reading *r, rd_conn_flags_t *flags)
+{
+	struct tcp_connection *c = r->conn->tcp;
+
+	if (r->must_wait || r->conn->clear) {
+		*flags = (*flags | RD_CONN_REPEAT_READ) & ~RD_CONN_EOF;
+		if (c->state == S_CONN_EOF)
+			c->state = S_CONN_OK;
+	} else if (r->conn->eof) {
+		*flags |= RD_CONN_EOF;
+		if (c->state != S_CONN_BAD)
+			c->state = S_CONN_EOF;
+	}
+}
+
+static void late_fail(struct reading *r)
+{
+	r->conn->cause = TLS_CAUSE_timeout;
+	tls_conn_count_failure(r->conn);
+	tls_log_handshake(r->conn, TLS_WATCH_LATE);
+	read_end(r);
+}
+
+/* True when reading must not go on. A handshake is not worth the memory that it takes while that is
+ * short; a connection that is established lives on. */
+static bool cannot_read(struct reading *r)
+{
+	if (tls_watch_handshake_late(r->conn)) {
+		late_fail(r);
+		return true;
+	}
+	if (r->conn->state >= TLS_CONN_FAST || !tls_shortage_refuses_operation(r->conn, true))
+		return false;
+	r->conn->cause = TLS_CAUSE_memory;
+	tls_conn_count_failure(r->conn);
+	read_end(r);
+	return true;
+}
+
+/* With write_lock held. Returns the bytes delivered, or -1. */
+static int read_locked(struct tls_conn *conn, rd_conn_flags_t *flags)
+{
+	struct reading r = {.conn = conn, .req = &conn->tcp->req};
+
+	if (!cannot_read(&r)) {
+		if (conn->clear)
+			deliver_kept(&r);
+		load_records(&r);
+		if ((r.len > 0 || conn->engine_has_more) && !conn->clear)
+			read_records(&r);
+		if (!conn->clear && read_socket(&r, flags) != 0) {
+			tls_flow_end_early(conn);
+			tls_flow_end(conn);
+			return -1;
+		}
+	}
+	if (conn->eof && conn->state < TLS_CONN_FAST) {
+		tls_flow_end_early(conn);
+		tls_flow_end(conn);
+	}
+	if (keep_records(&r) != 0)
+		read_starve(&r);
+	set_flags(&r, flags);
+	return conn->tcp->state == S_CONN_BAD && r.delivered == 0 ? -1 : r.delivered;
+}
+
+/* The route of an outgoing connection executed drop: nothing is sent on it, now or later. */
+static void forbid_sending(struct tls_conn *conn)
+{
+	unsigned messages = 0, bytes = conn->queued;
+
+	for (; conn->queue; messages++)
+		tls_conn_queue_pop(conn);
+	conn->no_send = true;
+	/* TCP main changes other flags meanwhile. */
+	__atomic_fetch_or(&conn->tcp->flags, F_CONN_NOSEND, __ATOMIC_SEQ_CST);
+	conn->eof |= conn->close_after_send;
+	tls_log_conn(
+		L_WARN, conn, "discarded",
+		"reason=\"event_route[tls:connection-out] executed drop\" messages=%u bytes=%u",
+		messages, bytes);
+}
+
+/* The route of an accepted connection executed drop: it ends, and what came on it goes unread. */
+static void refuse_peer(struct reading *r)
+{
+	struct tls_conn *conn = r->conn;
+	size_t len = conn->state == TLS_CONN_FAST
+			     ? tls_stream_alert(&conn->stream, TLS_ALERT_ACCESS_DENIED, tls_output)
+			     : tls_flow_close_notify(conn);
+
+	(void)tls_flow_send(conn, tls_output, len, false);
+	read_fail(r, "reason=\"event_route[tls:connection-in] executed drop\"");
+	r->req->pos -= r->delivered;
+	r->delivered = 0;
+}
+
+/*
+ * The handshake is done and a route is to know it, before anything that waited is sent and before
+ * the host sees what the peer has sent. What others send meanwhile is queued.
+ */
+static int read_event(struct tls_conn *conn, rd_conn_flags_t *flags, int delivered)
+{
+	struct reading r = {.conn = conn, .req = &conn->tcp->req, .delivered = delivered};
+	bool drop = tls_event_run(conn->tcp);
+	const char *reason;
+
+	lock_get(&conn->tcp->write_lock);
+	conn->event_due = false;
+	if (conn->state == TLS_CONN_CLOSED) /* by TCP main, or for want of room in the queue */
+		tls_flow_end(conn);
+	else if (drop && conn->role == TLS_ROLE_SERVER)
+		refuse_peer(&r);
+	else if (drop)
+		forbid_sending(conn);
+	else if (tls_flow_flush(conn, &reason) != 0)
+		read_fail(&r, reason);
+	if (conn->state == TLS_CONN_CLOSED)
+		*flags &= ~RD_CONN_REPEAT_READ;
+	set_flags(&r, flags);
+	lock_release(&conn->tcp->write_lock);
+	return r.delivered;
+}
+
+int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags)
+{
+	struct tls_conn *conn = c->extra_data;
+	int result;
+
+	*flags &= ~RD_CONN_REPEAT_READ;
+	if (!conn) {
+		LM_BUG("tls: connection %d without state\n", c->id);
+		c->req.error = TCP_READ_ERROR;
+		return -1;
+	}
+	if (c->req.pos >= c->req.buf + c->req.b_size) {
+		tls_conn_count_failure(conn);
+		tls_log_conn(L_WARN, conn, "failed",
+			     "reason=\"a message is longer than tcp_rd_buf_size\"");
+		c->req.error = TCP_REQ_OVERRUN;
+		return -1;
+	}
+	lock_get(&c->write_lock);
+	result = read_locked(conn, flags);
+	lock_release(&c->write_lock);
+	if (conn->event_due && result >= 0 && conn->state != TLS_CONN_CLOSED)
+		result = read_event(conn, flags, result);
+	if (result < 0)
+		c->req.error = TCP_READ_ERROR;
+	return result;
+}
