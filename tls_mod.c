@@ -285,7 +285,7 @@ static int engine_start(void)
 
 static void free_locks(void)
 {
-	tls_watch_free_lock();
+	tls_watch_end();
 	tls_cert_free_lock();
 }
 

@@ -20,6 +20,7 @@ struct watch_list {
 };
 
 static struct watch_list *list;
+static bool is_over;
 
 enum late {
 	LATE_NOT,
@@ -43,7 +44,7 @@ void tls_watch_add(struct tls_conn *conn)
 {
 	struct tls_watch_link *link = &conn->watch;
 
-	if (link->listed) /* a stale answer costs one lock, or one second of watching */
+	if (is_over || link->listed) /* a stale answer costs one lock, or one second of watching */
 		return;
 	lock_get(&list->lock);
 	if (!link->listed) {
@@ -73,6 +74,8 @@ static void unlink_conn(struct tls_conn *conn)
 
 void tls_watch_remove(struct tls_conn *conn)
 {
+	if (is_over)
+		return;
 	lock_get(&list->lock);
 	if (conn->watch.listed)
 		unlink_conn(conn);
@@ -240,10 +243,9 @@ int tls_watch_init(void)
 	return 0;
 }
 
-void tls_watch_free_lock(void)
+void tls_watch_end(void)
 {
-	if (list)
-		lock_init(&list->lock);
+	is_over = true;
 }
 
 void tls_watch_destroy(void)

@@ -12,8 +12,9 @@
 
 /* Makes the list, and its timer in the host's timer process. Returns 0 or -1. From mod_init. */
 int tls_watch_init(void);
-/* Frees the list's lock, when all other processes are gone: one of them may have held it. */
-void tls_watch_free_lock(void);
+/* To be called when all other processes are gone. One of them may have held the lock and left the
+ * list half linked, so from here on nobody touches either. */
+void tls_watch_end(void);
 void tls_watch_destroy(void);
 
 /* Puts a connection on the list, if it is not there. It stays until its handshake is done and

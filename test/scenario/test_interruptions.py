@@ -204,3 +204,93 @@ def test_a_reload_by_a_process_that_once_waited_in_vain(pool, certs):
         assert caller.ask("INFO", "sip:127.0.0.1", timeout=30).status == 200
         assert "TLS configuration reloaded" in ser.wait_log(r"reload: .*$", 10)[0]
         assert caller.ask("OPTIONS", endpoint.uri).status == 200
+
+
+UAC = 'loadmodule "uac.so"\nmodparam("uac", "restore_mode", "none")'
+
+
+@pytest.mark.parametrize("readers", [1, 8])
+@pytest.mark.parametrize("kind", ["fast", "held"])
+def test_routes_that_send_sleep_and_drop_under_load(pool, certs, readers, kind):
+    """From within the read hook the route opens a connection, whose own route sends on it, too."""
+    send = """
+	$uac_req(method) = "%s";
+	$uac_req(ruri) = "sip:peer@127.0.0.1:" + %s + ";transport=tls";
+	$uac_req(turi) = $uac_req(ruri);
+	$uac_req(furi) = "sip:ser@localhost";
+	uac_req_send();"""
+    context = certs.server_context(**(HELD if kind == "held" else {}))
+    with Endpoint(context) as endpoint:
+        events = f"""
+event_route[tls:connection-in] {{
+	usleep(20000);{send % ("INFO", f'"{endpoint.port}"')}
+	if ($sp mod 4 == 0) drop;
+}}
+event_route[tls:connection-out] {{
+	usleep(20000);{send % ("NOTIFY", "$sp")}
+}}"""
+        ser = pool.fresh(tls=_params(certs, ca_list=str(certs.calist), verify_client="optional"), readers=readers,
+                         children=2, modules=("cfgutils",), raw=UAC, events=events, core=WIDE).start()
+        client_context = certs.client_context("client", **(HELD if kind == "held" else {}))
+        answered, dropped, problems = [], [], []
+
+        def visit() -> None:
+            try:
+                with TlsClient(ser.tls_port, client_context, timeout=60) as client:
+                    dropping = client.local_port % 4 == 0
+                    for n in range(3):
+                        client.send(client.build(call_id=f"{client.local_port}-{n}"))
+                    try:
+                        got = [client.recv(60).call_id for _ in range(3)]
+                    except OSError:
+                        assert dropping
+                        dropped.append(client.local_port)
+                        return
+                    assert not dropping and got == [f"{client.local_port}-{n}" for n in range(3)]
+                    answered.append(client.local_port)
+            except BaseException as problem:  # pylint: disable=broad-exception-caught
+                problems.append(repr(problem))
+
+        for _ in range(2):
+            threads = [threading.Thread(target=visit) for _ in range(16)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(120)
+        assert len(answered) + len(dropped) == 32 and not problems, problems
+        endpoint.wait_messages(32, "INFO", timeout=30)
+        assert len(endpoint.messages("NOTIFY")) == len(endpoint.arrivals)
+        assert all(a.messages[0].method == "INFO" for a in endpoint.arrivals), "what waited goes first"
+    wait_until(lambda: _sessions(ser) == 0, 20, "the engine's sessions to go")
+
+
+def test_the_engine_is_killed_under_load(pool, certs):
+    """SER ends, and does not hang, whatever its processes were doing with the engine."""
+    ser = pool.fresh(tls=_params(certs, engine_timeout=60000), readers=4, children=4).start()
+    pid = ser.engine_pid()
+    over = threading.Event()
+
+    def visit(context) -> None:
+        while not over.is_set():
+            try:
+                with TlsClient(ser.tls_port, context, timeout=2) as client:
+                    for _ in range(5):
+                        client.ask(timeout=2)
+            except (OSError, ValueError):
+                pass
+
+    threads = [threading.Thread(target=visit, args=(certs.client_context(**more),)) for more in (HELD, {}, HELD, {})]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(0.5)
+        os.kill(pid, signal.SIGSTOP)  # everybody waits for it
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        start = time.monotonic()
+        assert ser.wait_end(20) != 0
+        assert time.monotonic() - start < 20
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(20)
