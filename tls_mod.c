@@ -43,6 +43,7 @@ extern struct module_exports exports;
 int mod_register(char *path, int *dlflags, void *unused1, void *unused2);
 
 static int mod_init(void);
+static int child_init(int rank);
 static int engine_start(void);
 static void free_locks(void);
 static void module_end(void);
@@ -65,6 +66,7 @@ struct module_exports exports = {
 	.rpc_methods = tls_rpc_methods,
 	.pv_items = tls_variables,
 	.init_mod_f = mod_init,
+	.init_child_f = child_init,
 	.destroy_mod_f = free_locks, /* before the host frees its connections */
 };
 
@@ -281,6 +283,15 @@ static int engine_start(void)
 	wipe_password(&default_tls_cfg.private_key_password);
 	wipe_password(&default_tls_cfg.private_key_password2);
 	return 0;
+}
+
+/* The first call comes after the host has resolved the selects of all routes. */
+static int child_init(int rank)
+{
+	if (rank != PROC_INIT || tls_select_all_known())
+		return 0;
+	LM_ERR("tls: routes have selects that do not exist, see above\n");
+	return -1;
 }
 
 static void free_locks(void)

@@ -6,6 +6,8 @@
 #include "core/dprint.h"
 #include "core/select.h"
 
+#include <stdio.h>
+
 /* Most words of a select: tls, peer, subject, cn. */
 #define MAX_WORDS 8
 
@@ -15,6 +17,8 @@ enum {
 	PARAM_INDEX,
 	PARAMS_USED,
 };
+
+static bool all_known = true; /* changed before the processes are forked only */
 
 /* Splits a select into the words behind "tls" and the index at its end. Returns the number of
  * words, or -1 if it has another form. */
@@ -43,6 +47,26 @@ static bool fits(int code, bool has_index)
 	return has_index ? indexing != TLS_ATTRIBUTE_SINGLE : indexing != TLS_ATTRIBUTE_MUST_INDEX;
 }
 
+/* Names the select as it stands in a script. */
+static int say_unknown(const select_t *s)
+{
+	char text[256] = "";
+	size_t len = 0;
+
+	for (int i = 0; i < s->n && len < sizeof(text); i++) {
+		const select_param_t *p = &s->params[i];
+
+		if (p->type == SEL_PARAM_STR)
+			len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%.*s",
+						i ? "." : "@", p->v.s.len, p->v.s.s);
+		else if (p->type == SEL_PARAM_INT)
+			len += (size_t)snprintf(text + len, sizeof(text) - len, "[%d]", p->v.i);
+	}
+	LM_ERR("tls: there is no select %s\n", text);
+	all_known = false;
+	return -1;
+}
+
 /* When the host resolves a select, once. */
 static int resolve(select_t *s)
 {
@@ -52,10 +76,8 @@ static int resolve(select_t *s)
 	int count = split(s, words, &index, &has_index);
 	int code = count < 0 ? -1 : tls_attribute_of_select(words, (size_t)count);
 
-	if (code < 0 || !fits(code, has_index)) {
-		LM_ERR("tls: there is no such select of tls\n");
-		return -1;
-	}
+	if (code < 0 || !fits(code, has_index))
+		return say_unknown(s);
 	/* The host has room for more parameters than any select has. */
 	s->params[PARAM_CODE] = (select_param_t){SEL_PARAM_INT, {.i = code}};
 	s->params[PARAM_INDEX] = (select_param_t){SEL_PARAM_INT, {.i = index}};
@@ -75,6 +97,11 @@ static int select_tls(str *result, select_t *s, struct sip_msg *msg)
 		return 1;
 	*result = value.text;
 	return 0;
+}
+
+bool tls_select_all_known(void)
+{
+	return all_known;
 }
 
 int tls_select_init(void)

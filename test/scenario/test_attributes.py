@@ -315,6 +315,13 @@ def test_what_there_is_not(ser, certs, pair):
             assert ask(client, what) == ["cannot be evaluated"], what
 
 
+@pytest.mark.parametrize("select", ["@tls.peer.verifed", "@tls.peer.subject.cn.x", "@tls.version[1]"])
+def test_a_misspelled_select_stops_the_start(pool, certs, pair, select):
+    """The host alone would start; a condition on it would never hold."""
+    log = pool.fresh(tls=_params(pair, certs), route=f'if ({select} == "1") {{ drop; }}').start_failure()
+    assert f"tls: there is no select {select}\n" in log
+
+
 # -- other routes ---------------------------------------------------------------------------
 
 RELAY = r"""
