@@ -99,17 +99,19 @@ static void narrow_versions(struct tls_build *b)
 	int low = s->min_version ? tls_param_version(s->min_version) : b->min;
 	int high = s->max_version ? tls_param_version(s->max_version) : b->max;
 
-	if (s->min_version && (low < b->min || (b->max && low > b->max)))
+	if (s->min_version && (low < b->min || (b->max && low > b->max))) {
 		SAY_ERROR(b, min_version, "%s is not among the versions of method %s",
 			  s->min_version, s->method);
-	else if (s->max_version && (high < b->min || (b->max && high > b->max)))
+	} else if (s->max_version && (high < b->min || (b->max && high > b->max))) {
 		SAY_ERROR(b, max_version, "%s is not among the versions of method %s",
 			  s->max_version, s->method);
-	else if (high && low > high)
+	} else if (high && low > high) {
 		SAY_ERROR(b, max_version, "%s is below min_version %s", s->max_version,
 			  s->min_version);
-	b->min = low;
-	b->max = high;
+	} else {
+		b->min = low;
+		b->max = high;
+	}
 }
 
 void tls_protocol_build_versions(struct tls_build *b)

@@ -169,6 +169,7 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 	const char *reason;
 
 	if (tls_flow_send(conn, slot->out, answer->out_len, false) != 0) {
+		tls_stream_wipe(&answer->stream);
 		read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
 		return;
 	}

@@ -100,6 +100,7 @@ def test_both_versions_narrow_a_wide_method(ser, certs, where):
 def test_versions_that_contradict(ser, certs, settings, told):
     found = errors(ser, base(certs, **settings))
     assert len(found) == 1 and told in found[0] and found[0].startswith("checked.cfg:"), found
+    assert not [w for w in warnings(ser, base(certs, **settings)) if "below TLS 1.2" in w], "none are accepted"
 
 
 # -- suites -------------------------------------------------------------------------------------------------
