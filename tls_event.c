@@ -8,6 +8,7 @@
 #include "core/kemi.h"
 #include "core/receive.h"
 #include "core/route.h"
+#include "core/script_cb.h"
 
 struct event {
 	str name;
@@ -71,7 +72,13 @@ bool tls_event_run(struct tcp_connection *c)
 	/* What the host does for a message that came in on the connection. */
 	msg.rcv = c->rcv;
 	msg.rcv.proto_reserved1 = c->id;
+	/*
+	 * As around a request route. Else tm would keep a transaction that the route made, and
+	 * take it for that of the next message with this one's number.
+	 */
+	exec_pre_script_cb(&msg, REQUEST_CB_TYPE);
 	drop = run_script(&events[conn->role], &msg);
+	exec_post_script_cb(&msg, REQUEST_CB_TYPE);
 	tls_conn_count(TLS_COUNT_events, 1);
 	tls_conn_count(TLS_COUNT_events_dropped, drop);
 	free_sip_msg(&msg);

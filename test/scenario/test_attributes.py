@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import urllib.parse
 
 import pytest
@@ -403,6 +404,45 @@ def test_branch_and_failure_routes_ask_of_the_request(relay, certs, pair):
         assert reply.status == 480
         _later(reply, "X-Failure", rows)
         assert reply.get("X-Failure-May") == "yes verified"
+
+
+SEEN = ('xlog("L_NOTICE", "seen %s: $tls_version $tls_peer_subject_cn $tls_my_subject_cn $tls_peer_verified\\n");'
+        'if (is_peer_verified()) { xlog("L_NOTICE", "seen %s: is verified\\n"); }')
+ROUTES = {
+    "route[LATER]": ("async", 't_reply("200", "Later");'), "onsend_route": ("onsend", ""),
+    "reply_route": ("corereply", ""), "event_route[core:pre-routing]": ("pre", ""),
+    "event_route[tm:branch-failure:LATER]": ("branchfailure", ""), "event_route[tcp:closed]": ("closed", ""),
+    "event_route[core:worker-one-init]": ("init", ""), "event_route[core:msg-received]": ("received", ""),
+    "event_route[tls:connection-in]": ("in", 'sl_send_reply("200", "Inside"); t_newtran(); t_reply("404", "Inside");'),
+    "event_route[tls:connection-out]": ("out", 'sl_send_reply("200", "Inside");'),
+}
+
+
+def test_in_routes_of_every_other_type(pool, certs, pair):
+    """A value where there is a message of the connection, none elsewhere; replies may be sent anywhere."""
+    events = "\n".join(f"{head} {{ {SEEN % (name, name)} {more} }}" for head, (name, more) in ROUTES.items())
+    ser = pool.fresh(
+        tls=_params(pair, certs), events=events, modules=("tcpops",), params=(("tcpops", "closed_event", 1),),
+        core=f"received_route_mode=1\nonsend_route_reply=yes\n{WIDE}",
+        raw='loadmodule "async.so"\nmodparam("async", "workers", 1)',
+        route='if (is_method("NOTIFY")) { t_newtran(); async_route("LATER", "1"); exit; }\n'
+              'if (is_method("MESSAGE")) { t_on_branch_failure("LATER"); t_relay(); exit; }').start()
+    context = certs.server_context()
+    with Endpoint(context) as endpoint, TlsClient(ser.tls_port, _context(certs, pair.files["peer"])) as client:
+        assert client.ask("NOTIFY").status == 200
+        endpoint.status = "486 Busy Here"
+        assert client.ask("MESSAGE", endpoint.uri).status == 486
+    ser.wait_log("seen closed:")
+    seen = {}
+    for name, text in re.findall(r"seen (\w+): (.*)", ser.log()):
+        seen.setdefault(name, set()).add(text)
+    there = f"TLSv1.3 {PEER['CN']} {MINE['CN']} 1"
+    for name in ("async", "branchfailure", "in", "pre", "onsend"):
+        assert {there, "is verified"} <= seen[name], (name, seen)
+    for name in ("out", "corereply"):
+        assert f"TLSv1.3 {DOMAIN} {MINE['CN']} 1" in seen[name], (name, seen)
+    for name in ("init", "received", "closed"):
+        assert seen[name] == {f"{NULL} {NULL} {NULL} {NULL}"}, (name, seen)
 
 
 def test_in_the_event_route_of_a_connection(pool, certs, pair):
