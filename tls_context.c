@@ -398,8 +398,12 @@ static void check_verify_name(struct tls_build *b, bool verify)
 	const char *bad;
 	size_t len = 0;
 
-	if (rule == TLS_IDENTITY_OFF)
+	if (rule == TLS_IDENTITY_OFF) {
+		if (s->verify_names)
+			SAY_WARNING(b, verify_names,
+				    "it has no effect, no name is verified: verify_name is off");
 		return;
+	}
 	if (!verify || tls_context_accepts_unverified(b->input->role, s))
 		SAY_ERROR(b, verify_name,
 			  "a name is worth nothing unless the certificate that "

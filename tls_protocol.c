@@ -212,6 +212,10 @@ static void apply_ciphers(struct tls_build *b, const char *suites, const char *c
 		apply_suites(b, &places->cipher_list, "cipher_list", suites);
 	if (suites[0] && !ciphers[0])
 		only_tls_1_3(b);
+	else if (!suites[0] && !b->settings->ciphersuites && b->min >= TLS1_3_VERSION)
+		SAY_WARNING(b, cipher_list,
+			    "it has no effect: only TLS 1.3 is accepted, and it names no suite of "
+			    "that, which begin with TLS_");
 	if (ciphers[0] &&
 	    check_cipher_names(b, &places->cipher_list, "cipher_list", ciphers,
 			       SSL_CTX_set_cipher_list) &&

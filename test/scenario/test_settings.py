@@ -134,6 +134,18 @@ def test_ciphersuites_and_suites_in_cipher_list(ser, certs):
     assert any("ciphersuites: it has no effect: TLS 1.3 is not accepted" in w for w in found), found
 
 
+def test_what_would_be_without_effect_is_warned_of(ser, certs):
+    """An operator must not believe in a restriction that is none."""
+    for settings, told in (({"method": "TLSv1.3", "cipher_list": "ECDHE+AESGCM"}, "cipher_list: it has no effect: only TLS 1.3"),
+                           ({"min_version": "TLSv1.3", "cipher_list": "ECDHE+AESGCM"}, "cipher_list: it has no effect: only TLS 1.3"),
+                           ({"verify_names": "a.example.org"}, "verify_names: it has no effect, no name is verified")):
+        found = [w for w in warnings(ser, base(certs, **settings)) if "no effect" in w]
+        assert len(found) == 1 and told in found[0], (settings, found)
+    for settings in ({"cipher_list": "ECDHE+AESGCM"}, {"method": "TLSv1.3", "cipher_list": "ECDHE+AESGCM:TLS_AES_128_GCM_SHA256"},
+                     {"method": "TLSv1.3", "cipher_list": "ECDHE+AESGCM", "ciphersuites": "TLS_AES_128_GCM_SHA256"}):
+        assert not [w for w in warnings(ser, base(certs, **settings)) if "no effect" in w], settings
+
+
 @pytest.mark.parametrize("value,told", [
     ("TLS_AES_128_GCM_SHA257", "'TLS_AES_128_GCM_SHA257' is no suite that"),
     ("ECDHE-ECDSA-AES128-GCM-SHA256", "is no suite of TLS 1.3: their names begin with TLS_"),
