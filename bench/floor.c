@@ -43,8 +43,11 @@ static char floor_reply[] =
 	"Server: the floor of the benchmark\r\n"
 	"Content-Length: 0\r\n\r\n";
 
+/* Says good-bye as the modules under test do (RFC 8446 section 6.1). */
 static void floor_conn_free(struct floor_conn *c)
 {
+	if (c->ssl && SSL_is_init_finished(c->ssl))
+		SSL_shutdown(c->ssl);
 	SSL_free(c->ssl);
 	close(c->fd);
 	free(c);

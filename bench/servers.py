@@ -197,6 +197,7 @@ modparam("tls", "certificate", "{cert}")
 modparam("tls", "private_key", "{key}")
 modparam("tls", "tls_disable_compression", 1)
 modparam("tls", "connection_timeout", 3600)
+modparam("tls", "send_close_notify", 1)
 """
 
 
