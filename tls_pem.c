@@ -6,6 +6,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ui.h>
+#include <openssl/x509v3.h>
 #if TLS_HAVE_DECODER
 #include <openssl/decoder.h>
 #endif
@@ -56,13 +57,45 @@ static bool at_end(void)
 	return ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
 }
 
+static bool is_whole(X509 *cert)
+{
+	bool whole = X509_get0_pubkey(cert) && X509_check_purpose(cert, -1, 0) == 1;
+
+	ERR_clear_error();
+	return whole;
+}
+
+/*
+ * OpenSSL reads a certificate's key and extensions once and keeps to a failure, even one for want
+ * of memory: nothing would verify by that CA any more. So what has failed is read again; what fails
+ * then, too, is as it is in the file.
+ */
+static X509 *read_certificate(BIO *bio)
+{
+	X509 *cert = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL), *again;
+	unsigned char *der = NULL;
+	const unsigned char *at;
+	int len;
+
+	if (!cert || is_whole(cert))
+		return cert;
+	len = i2d_X509_AUX(cert, &der);
+	at = der;
+	again = len > 0 ? d2i_X509_AUX(NULL, &at, len) : NULL;
+	if (again)
+		(void)is_whole(again);
+	OPENSSL_free(der);
+	X509_free(cert);
+	return again;
+}
+
 /* Reads certificates until there is no further one. Returns false without memory. */
 static bool read_certificates(BIO *bio, STACK_OF(X509) * certs)
 {
 	X509 *cert;
 
 	ERR_clear_error();
-	while ((cert = PEM_read_bio_X509_AUX(bio, NULL, NULL, NULL))) {
+	while ((cert = read_certificate(bio))) {
 		if (sk_X509_push(certs, cert) > 0)
 			continue;
 		X509_free(cert);
