@@ -36,18 +36,6 @@ char *tls_context_path(const char *dir, const char *name)
 
 /* ---- certificates and keys ---- */
 
-static const char *subject_text(const X509 *cert, char *text, size_t size)
-{
-	BIO *bio = BIO_new(BIO_s_mem());
-	int len = 0;
-
-	if (bio && X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0, XN_FLAG_RFC2253) >= 0)
-		len = BIO_read(bio, text, (int)size - 1);
-	text[len > 0 ? len : 0] = '\0';
-	BIO_free(bio);
-	return text;
-}
-
 /* An operator may need the server more than a valid date, so a date only warns. Returns text, or
  * NULL when the dates are fine. */
 static const char *dates_text(const X509 *cert, const char *path, char *text, size_t size)
@@ -67,7 +55,7 @@ static const char *dates_text(const X509 *cert, const char *path, char *text, si
 	}
 	BIO_free(bio);
 	snprintf(text, size, "file '%s': certificate '%s' %s %s", path,
-		 subject_text(cert, subject, sizeof(subject)),
+		 tls_identity_subject(cert, subject, sizeof(subject)),
 		 expired ? "expired on" : "is not valid before", when);
 	return text;
 }
@@ -528,7 +516,7 @@ static void check_issuer(struct tls_build *b)
 		SAY_WARNING(b, certificate,
 			    "no certificate of the chain or of ca_list issued "
 			    "'%s': an intermediate may be missing",
-			    subject_text(last, subject, sizeof(subject)));
+			    tls_identity_subject(last, subject, sizeof(subject)));
 }
 
 /*

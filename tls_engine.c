@@ -687,7 +687,7 @@ static void describe_certificate(SSL *ssl, struct tls_engine_domain *row)
 		row->expires = expires;
 	if (row->chain > 0)
 		return;
-	tls_session_subject(cert, row->subject, sizeof(row->subject));
+	tls_identity_subject(cert, row->subject, sizeof(row->subject));
 	tls_identity_names(cert, TLS_IDENTITY_OFF, row->names, sizeof(row->names));
 	SSL_get0_chain_certs(ssl, &chain);
 	row->chain = 1 + (chain ? (unsigned)sk_X509_num(chain) : 0);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_expiry.h"
 
-#include <openssl/bio.h>
 #include <openssl/x509.h>
 
 #include <stdio.h>
@@ -64,18 +63,6 @@ static bool add(struct endings *list, const struct ending *e)
 	return true;
 }
 
-static const char *subject_of(const X509 *cert, char *text, size_t size)
-{
-	BIO *bio = BIO_new(BIO_s_mem());
-	int len = 0;
-
-	if (bio && X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0, XN_FLAG_RFC2253) >= 0)
-		len = BIO_read(bio, text, (int)size - 1);
-	text[len > 0 ? len : 0] = '\0';
-	BIO_free(bio);
-	return text;
-}
-
 /* Where the file is named, in the form of all messages about a configuration. */
 static const char *place_of(const struct ending *e, char *text, size_t size)
 {
@@ -112,10 +99,11 @@ static void warn(const struct ending *e, size_t more, struct tls_report *report)
 
 	if (more > 0)
 		snprintf(others, sizeof(others), " and %zu more", more);
-	tls_report_warning(report, "%s: file '%s': certificate '%s' of domain %s%s %s",
-			   place_of(e, place, sizeof(place)), file_of(e),
-			   subject_of(e->domain->shown[e->which], subject, sizeof(subject)),
-			   e->domain->name, others, when(e->left, ends, sizeof(ends)));
+	tls_report_warning(
+		report, "%s: file '%s': certificate '%s' of domain %s%s %s",
+		place_of(e, place, sizeof(place)), file_of(e),
+		tls_identity_subject(e->domain->shown[e->which], subject, sizeof(subject)),
+		e->domain->name, others, when(e->left, ends, sizeof(ends)));
 }
 
 static void warn_all(struct endings *list, struct tls_report *report)

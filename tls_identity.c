@@ -439,3 +439,20 @@ void tls_identity_names(X509 *cert, enum tls_identity_rule rule, char *text, siz
 	if (line.cut)
 		snprintf(text + line.room, size - line.room, "...");
 }
+
+const char *tls_identity_subject(const X509 *cert, char *text, size_t size)
+{
+	BIO *bio = cert ? BIO_new(BIO_s_mem()) : NULL;
+	int len = 0;
+
+	if (bio &&
+	    X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0,
+			       XN_FLAG_RFC2253 & ~(unsigned long)ASN1_STRFLGS_UTF8_CONVERT) >= 0)
+		len = BIO_read(bio, text, (int)size - 1);
+	text[len > 0 ? len : 0] = '\0';
+	for (char *c = text; *c; c++)
+		if (*c < ' ' || *c >= 0x7f || *c == '"')
+			*c = '?';
+	BIO_free(bio);
+	return text;
+}

@@ -72,4 +72,8 @@ const char *tls_identity_bad_name(enum tls_identity_rule rule, const char *names
  */
 void tls_identity_names(X509 *cert, enum tls_identity_rule rule, char *text, size_t size);
 
+/* Writes a certificate's subject to text in printable ASCII, for log lines and answers; cut to
+ * size. Returns text. */
+const char *tls_identity_subject(const X509 *cert, char *text, size_t size);
+
 #endif

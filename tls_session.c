@@ -84,21 +84,19 @@ static void text_add(char *text, size_t size, const char *format, ...)
 	va_end(args);
 }
 
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c |= 'a' ^ 'A';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Twice for each handshake: sscanf() takes longer than the cipher. */
 static size_t from_hex(const char *hex, uint8_t *to, size_t size)
 {
 	size_t n = 0;
 
-	for (; n < size && hex_digit(hex[2 * n]) >= 0 && hex_digit(hex[2 * n + 1]) >= 0; n++)
-		to[n] = (uint8_t)(hex_digit(hex[2 * n]) << 4 | hex_digit(hex[2 * n + 1]));
+	for (; n < size && hex[2 * n] && hex[2 * n + 1]; n++) {
+		int high = OPENSSL_hexchar2int((unsigned char)hex[2 * n]);
+		int low = OPENSSL_hexchar2int((unsigned char)hex[2 * n + 1]);
+
+		if (high < 0 || low < 0)
+			break;
+		to[n] = (uint8_t)(high << 4 | low);
+	}
 	return n;
 }
 
@@ -163,22 +161,6 @@ static void on_info(const SSL *ssl, int where, int value)
 		s->alert_received = value & 0xff;
 }
 
-void tls_session_subject(X509 *cert, char *text, size_t size)
-{
-	BIO *bio = cert ? BIO_new(BIO_s_mem()) : NULL;
-	int len = 0;
-
-	if (bio &&
-	    X509_NAME_print_ex(bio, X509_get_subject_name(cert), 0,
-			       XN_FLAG_RFC2253 & ~(unsigned long)ASN1_STRFLGS_UTF8_CONVERT) >= 0)
-		len = BIO_read(bio, text, (int)size - 1);
-	text[len > 0 ? len : 0] = '\0';
-	for (; *text; text++)
-		if (*text < ' ' || *text >= 0x7f || *text == '"')
-			*text = '?';
-	BIO_free(bio);
-}
-
 /* The names of which the peer's certificate must hold one; NULL: any will do. */
 static const char *expected_names(const struct tls_session *s)
 {
@@ -236,7 +218,7 @@ static int on_verify(int ok, X509_STORE_CTX *store)
 	s->revoked |= X509_STORE_CTX_get_error(store) == X509_V_ERR_CERT_REVOKED;
 	if (s->revoked)
 		X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REVOKED);
-	tls_session_subject(cert, subject, sizeof(subject));
+	tls_identity_subject(cert, subject, sizeof(subject));
 	s->bad_cert[0] = '\0';
 	text_add(s->bad_cert, sizeof(s->bad_cert), " cert=\"%s\" depth=%d", subject, depth);
 	return s->domain->accept_unverified;

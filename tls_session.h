@@ -104,7 +104,4 @@ void tls_session_describe(struct tls_session *s, struct tls_session_io *io);
 
 void tls_session_free(struct tls_session *s);
 
-/* A certificate's subject in printable ASCII, for log lines and answers; cut to size. */
-void tls_session_subject(X509 *cert, char *text, size_t size);
-
 #endif

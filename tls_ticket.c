@@ -106,15 +106,6 @@ struct tls_ticket_keys *tls_ticket_keys_new(void)
 
 /* ---- a file's keys ---- */
 
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 /* The name is the same on each machine that has the key, and gives nothing of it away. */
 static bool name_key(struct key *key)
 {
@@ -139,7 +130,8 @@ static const char *parse_key(const char *text, struct key *key)
 	if (len != 2 * sizeof(key->secret))
 		return "a key has 128 hex digits";
 	for (size_t i = 0; i < sizeof(key->secret); i++) {
-		int high = hex_value(text[2 * i]), low = hex_value(text[2 * i + 1]);
+		int high = OPENSSL_hexchar2int((unsigned char)text[2 * i]);
+		int low = OPENSSL_hexchar2int((unsigned char)text[2 * i + 1]);
 
 		if (high < 0 || low < 0)
 			return "a key has hex digits only";
