@@ -19,12 +19,15 @@ from typing import Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 
 from ser import TOP
 
 DOMAIN = "ser.example.org"
 V = ssl.TLSVersion
+GOOD, REVOKED = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED
+HOUR = datetime.timedelta(hours=1)
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -103,6 +106,21 @@ class Authority:
                 x509.RevokedCertificateBuilder().serial_number(cert.serial_number)
                 .revocation_date(now - datetime.timedelta(minutes=30)).build())
         return builder.sign(self.private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def responder(authority, cert, *, status=GOOD, begin=-HOUR, end: datetime.timedelta | None = HOUR, signer=None,
+              issuer=None, digest=hashes.SHA1):
+    """A response in DER about cert, made by its authority or by a signer (certificate and key)."""
+    now = datetime.datetime.utcnow()
+    revoked = status is REVOKED
+    by, key = signer or (authority.cert, authority.private)
+    builder = (ocsp.OCSPResponseBuilder()
+               .add_response(cert, (issuer or authority).cert, digest(), status, now + begin, now + end if end else None,
+                             now - HOUR if revoked else None, None)
+               .responder_id(ocsp.OCSPResponderEncoding.HASH, by))
+    if signer:
+        builder = builder.certificates([by])
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
 class Folder:

@@ -204,6 +204,14 @@ class Ser:
         """Text of a test with the instance's own folder and ports put in."""
         return text.replace("@DIR@", str(self.dir)).replace("@TLS_PORT@", str(self.tls_port))
 
+    def _readable_module(self) -> None:
+        """Another user may not get to where the module under test is."""
+        copy = self.dir / "tls.so"
+        if not copy.exists():
+            shutil.copy(TLS_SO, copy)
+            copy.chmod(0o644)
+        self.config.tls_path = str(copy)
+
     def write_cfg(self) -> None:
         config = self.config
         have_tls = config.load_tls and config.enable_tls
@@ -264,6 +272,8 @@ class Ser:
 
     def _spawn(self) -> None:
         assert TLS_SO.exists() or not self.config.load_tls, f"no module at {TLS_SO}"
+        if self.config.load_tls and self.config.user is not None and not self.config.tls_path:
+            self._readable_module()
         self.write_cfg()
         if self.config.user is not None:
             for path in (self.dir, *self.dir.rglob("*")):

@@ -8,7 +8,7 @@ import re
 import pytest
 from cryptography import x509
 
-from certs import V
+from certs import V, responder
 from clients import Endpoint, TlsClient, UdpClient, failed_handshake
 from domains import base, check, errors, line_of, load, met, own, section, site, visit, warnings
 from ser import TOP
@@ -178,6 +178,8 @@ def test_the_sample_loads(ser, certs, uncomment):
         elif "ca" in name.split(".")[0].split("-"):
             pem = certs.calist.read_bytes()
         (ser.dir / name).write_bytes(pem)
+    for name, made in (("cert.ocsp", ec), ("cert-rsa.ocsp", rsa)):
+        (ser.dir / name).write_bytes(responder(certs.authority(), made.cert))
     if not uncomment:
         (ser.dir / "cert.pem").write_bytes(certs.pem("cert").read_bytes())
     (ser.dir / "certs").mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 
-from certs import V, write
+from certs import GOOD, HOUR, REVOKED, V, responder, write
 from clients import Endpoint, TlsClient, Tool, UdpClient, failed_handshake, request
 from domains import base, check, errors, load, met, own, section, site, warnings
 from ser import suite_key, wait_until
@@ -347,25 +347,6 @@ def test_no_tickets_but_session_ids(pool, certs, where):
 
 
 # -- OCSP ---------------------------------------------------------------------------------------------------
-
-GOOD, REVOKED = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED
-HOUR = datetime.timedelta(hours=1)
-
-
-def responder(authority, cert, *, status=GOOD, begin=-HOUR, end: datetime.timedelta | None = HOUR, signer=None,
-              issuer=None, digest=hashes.SHA1):
-    """A response in DER about cert, made by its authority or by a signer (certificate and key)."""
-    now = datetime.datetime.utcnow()
-    revoked = status is REVOKED
-    by, key = signer or (authority.cert, authority.private)
-    builder = (ocsp.OCSPResponseBuilder()
-               .add_response(cert, (issuer or authority).cert, digest(), status, now + begin, now + end if end else None,
-                             now - HOUR if revoked else None, None)
-               .responder_id(ocsp.OCSPResponderEncoding.HASH, by))
-    if signer:
-        builder = builder.certificates([by])
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-
 
 @pytest.fixture
 def stapled(ser, certs):
