@@ -156,14 +156,18 @@ def test_many_senders_while_the_engine_stutters(pool, certs, kind):
     with Endpoint(context, delay=0.2) as endpoint:
         callers = [TcpClient(ser.tcp_port) for _ in range(senders)]
 
-        def send(number: int) -> None:
+        def send(number: int, first: int = 1, last: int = count) -> None:
             caller = callers[number]
-            for n in range(1, count + 1):
+            for n in range(first, last + 1):
                 caller.send(caller.build("MESSAGE", endpoint.uri, call_id=f"sender-{number}", cseq=n,
                                          body=b"x" * (n * 37 % 3000)))
                 time.sleep(0.01)
 
-        work = [threading.Thread(target=send, args=(n,)) for n in range(senders)]
+        # Two processes that find no connection at the same moment would open two.
+        send(0, last=1)
+        wait_until(lambda: ser.connection_count() > senders, 5, "the connection to the endpoint")
+
+        work = [threading.Thread(target=send, args=(n, 2 if n == 0 else 1)) for n in range(senders)]
         for thread in threads + work:
             thread.start()
         try:
