@@ -550,7 +550,9 @@ static struct tls_domain_set *build_set(const struct tls_domain_source *source,
 		set = tls_domain_set_new(source, &told, &changed);
 	}
 	if (changed) {
-		tls_report_error(&told, "files changed each time that they were read; try again");
+		if (told.errors == 0)
+			tls_report_error(&told,
+					 "files changed each time that they were read; try again");
 		tls_domain_set_unref(set);
 		set = NULL;
 	}

@@ -39,7 +39,7 @@ def _shown(port, certs, name=None, **more):
 KEYS = [
     ("method", "TLSv1.3"), ("tls_method", "TLSv1.2+"), ("verify_certificate", "no"), ("verify_cert", "off"),
     ("require_certificate", "0"), ("require_cert", "false"), ("verify_depth", "5"), ("cipher_list", "ECDHE+AESGCM"),
-    ("ca_list", "@CA@"), ("calist_file", "@CA@"), ("ca_path", "/tmp"), ("crl", "@CRL@"), ("crl_check", "leaf"),
+    ("ca_list", "@CA@"), ("calist_file", "@CA@"), ("ca_path", "/etc/ssl/certs"), ("crl", "@CRL@"), ("crl_check", "leaf"),
     ("server_name", "a.example.org"), ("server_name_mode", "2"), ("server_id", "carrier"),
     ("verify_client", "optional"), ("verify_name", "off"), ("verify_names", "a.example.org"),
     ("private_key_password", "none"), ("pkey_password", "none"), ("private_key_password2", "x"),

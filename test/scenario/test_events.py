@@ -167,8 +167,10 @@ def test_drop_forbids_to_send(pool, certs, params, version):
         ser = pool.fresh(tls=params, children=2, readers=2,
                          events=_route("out", f"\tif ($sp == {blocked.port}) drop;")).start()
         with UdpClient(ser.udp_port) as caller:
-            for n in range(2):
-                caller.send(caller.build("OPTIONS", blocked.uri, call_id=f"early-{n}"))
+            caller.send(caller.build("OPTIONS", blocked.uri, call_id="early-0"))
+            # The other process must find the connection, or it would open one of its own.
+            wait_until(lambda: ser.connection_count() == 1, 5, "the connection", step=0.005)
+            caller.send(caller.build("OPTIONS", blocked.uri, call_id="early-1"))
             line = ser.wait_log(r"tls: discarded peer=\S+:(\d+) .*drop\" messages=2 bytes=[1-9]\d+$", 10)
             assert int(line[1]) == blocked.port and "role=client" in line[0]
             assert len(_events(ser, "out", blocked.port)) == 1
