@@ -172,7 +172,8 @@ def test_close_by_command(ser, certs, path):
         ser.rpc("ws.close", ser.connections()[0]["id"])
         assert _close_code(client) in (1000, 1001)
         client.sock.sendall(client.frame(struct.pack("!H", 1000), 8))
-        assert client.closed_by_ser()
+        # The websocket module looks every few seconds for connections that it has closed.
+        assert client.closed_by_ser(3 * TIMEOUT)
         ser.wait_connections(0)
         assert ser.failures(client.local_port) == []
 
