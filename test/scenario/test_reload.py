@@ -18,7 +18,7 @@ from cryptography import x509
 from certs import V, write
 from clients import Endpoint, RawTls, TlsClient, UdpClient, failed_handshake
 from domains import OK, base, fault, load, met, own, put, section, site, visit
-from ser import wait_until
+from ser import ASAN, wait_until
 
 SECONDS = float(os.environ.get("TLS_RELOAD_SECONDS", "20"))
 VERIFY = {"verify_certificate": "yes", "require_certificate": "yes"}
@@ -432,7 +432,8 @@ def test_reloads_under_handshake_load(pool, certs):
     shm, engine_kb = ser.shm_used(), ser.memory_kb(engine)
     print(f"{turns} reloads, slowest {slowest:.3f} s, {results}; shm {warm[0]} -> {shm}, engine {warm[1]} -> {engine_kb} KB")
     assert shm < warm[0] + 128 * 1024, f"shared memory grew from {warm[0]} to {shm}"
-    assert engine_kb < warm[1] + 2048, f"the engine grew from {warm[1]} to {engine_kb} KB"
+    # The sanitizers keep what was freed for a while.
+    assert ASAN or engine_kb < warm[1] + 2048, f"the engine grew from {warm[1]} to {engine_kb} KB"
 
 
 def test_handshakes_go_on_while_domains_are_built(pool, certs):

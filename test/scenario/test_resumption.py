@@ -14,7 +14,7 @@ import pytest
 from certs import V, write
 from clients import TlsClient, WssClient, failed_handshake, openssl_client, request
 from domains import base, errors, fault, load, own, section, site, warnings
-from ser import wait_until
+from ser import ASAN, wait_until
 from test_wss import ROUTES
 
 KINDS = {
@@ -317,6 +317,7 @@ def test_without_a_file_of_domains(pool, certs, ticket):
     assert resumes(ser, context, session)
 
 
+@pytest.mark.skipif(ASAN, reason="the sanitizers' memory is too large to search")
 def test_ticket_keys_are_in_the_engine_only(pool, certs):
     if os.getuid() != 0:
         pytest.skip("needs to read the memory of other processes")
