@@ -39,6 +39,8 @@ CLANG ?= clang
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 FUZZ_SECONDS ?= 20
 PYTEST_ARGS ?= -q
+# Factor on how long the scenarios wait at most: the machine may have other work.
+export TLS_TEST_SLOW ?= 2
 DEPS ?= yes
 WARN := -Wall -Wextra
 WARN_LINT := $(WARN) -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
@@ -318,7 +320,7 @@ help:
 	@echo 'SER_SRC=DIR         build for a source tree of SER instead of the installed one'
 	@echo 'SER_BIN=FILE        the host is this binary (default: kamailio)'
 	@echo 'TLS_EXTRA_LIBS=...  more libraries to link with; SSL_CFLAGS, SSL_LIBS, ZLIB_LIBS'
-	@echo 'WERROR=1 V=1 DEPS=no FUZZ_SECONDS=20 PYTEST_ARGS=-q BENCH_ARGS='
+	@echo 'WERROR=1 V=1 DEPS=no FUZZ_SECONDS=20 PYTEST_ARGS=-q TLS_TEST_SLOW=2 BENCH_ARGS='
 
 .SECONDARY:
 DEPENDENCIES := $(shell find $B -name '*.d' 2>/dev/null)
