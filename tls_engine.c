@@ -675,7 +675,7 @@ static void describe_certificate(SSL *ssl, struct tls_engine_domain *row)
 	EVP_PKEY *key = X509_get0_pubkey(cert);
 	size_t len = strlen(row->key_type);
 	STACK_OF(X509) *chain = NULL;
-	int days = 0, seconds = 0, type = EVP_PKEY_base_id(key);
+	int type = EVP_PKEY_base_id(key);
 	int64_t expires;
 
 	snprintf(row->key_type + len, sizeof(row->key_type) - len, "%s%s %d", len ? " + " : "",
@@ -683,8 +683,7 @@ static void describe_certificate(SSL *ssl, struct tls_engine_domain *row)
 		 : type == EVP_PKEY_RSA ? "RSA"
 					: OBJ_nid2sn(type),
 		 EVP_PKEY_bits(key));
-	ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert));
-	expires = (int64_t)days * 86400 + seconds;
+	expires = tls_expiry_left(cert);
 	if (row->chain == 0 || expires < row->expires)
 		row->expires = expires;
 	if (row->chain > 0)

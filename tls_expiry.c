@@ -23,7 +23,7 @@ struct endings {
 	size_t count, room;
 };
 
-static int64_t seconds_left(const X509 *cert)
+int64_t tls_expiry_left(const X509 *cert)
 {
 	int days = 0, seconds = 0;
 
@@ -129,7 +129,7 @@ int64_t tls_expiry_look(const struct tls_domain_set *set, bool with_ended,
 
 		if (!e.domain->shown || !e.domain->shown[e.which])
 			continue;
-		e.left = seconds_left(e.domain->shown[e.which]);
+		e.left = tls_expiry_left(e.domain->shown[e.which]);
 		if (e.left < first)
 			first = e.left;
 		if (e.left < TLS_EXPIRY_SOON && (e.left >= 0 || with_ended) && !add(&list, &e))

@@ -14,6 +14,9 @@
 /* Of a set that shows no certificate. */
 #define TLS_EXPIRY_NONE INT64_MAX
 
+/* Seconds until a certificate ends, negative when it has. */
+int64_t tls_expiry_left(const X509 *cert);
+
 /*
  * Warns of each certificate that ends soon and, if told to, of those that have ended. One line for
  * each file, however many domains show it. Returns the seconds until the first one of all ends,
