@@ -12,6 +12,7 @@
 #include "core/tcp_int_send.h"
 
 #include <string.h>
+#include <sys/socket.h>
 
 /* A held connection's close_notify is not worth keeping the TCP main process waiting. */
 #define CLOSE_TIMEOUT_MS 50
@@ -224,6 +225,18 @@ int tls_flow_send(struct tls_conn *conn, const uint8_t *data, size_t len, bool c
 		return 0;
 	tls_watch_add(conn);
 	return tcpconn_send_unsafe(c->fd, c, (const char *)data, (unsigned)len, flags) < 0 ? -1 : 0;
+}
+
+int tls_flow_send_soon(struct tls_conn *conn, const uint8_t *data, size_t len)
+{
+	struct tcp_connection *c = conn->tcp;
+	ssize_t sent = 0;
+
+	if (!c->wbuf_q.first)
+		sent = send(c->fd, data, len, MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent < 0) /* tls_flow_send() will find out what is wrong */
+		sent = 0;
+	return tls_flow_send(conn, data + sent, len - (size_t)sent, false);
 }
 
 void tls_flow_end_early(struct tls_conn *conn)

@@ -41,6 +41,10 @@ int tls_flow_seal(struct tls_conn *conn, const void *data, size_t len, size_t *t
 /* Sends records on the reader's own descriptor, behind whatever is queued. Returns 0 or -1. */
 int tls_flow_send(struct tls_conn *conn, const uint8_t *data, size_t len, bool close_after);
 
+/* The same for records that have time until the next ones are sent, or the system's 200 ms are over
+ * (MSG_MORE): one packet then carries both. */
+int tls_flow_send_soon(struct tls_conn *conn, const uint8_t *data, size_t len);
+
 /* Sends the clear text that waited for the handshake, in the reader that finished it. Returns 0,
  * or -1 with a reason. */
 int tls_flow_flush(struct tls_conn *conn, const char **reason);

@@ -161,6 +161,18 @@ static void read_fast(struct reading *r)
 	}
 }
 
+/* A client that has sent more than its handshake already waits for nothing but the answer to that,
+ * so its ticket (RFC 8446 section 4.6.1) may go with it. */
+static int send_answer(const struct reading *r, const struct tls_engine_slot *slot)
+{
+	const struct tls_engine_answer *answer = &slot->answer;
+
+	if (r->conn->role == TLS_ROLE_SERVER && answer->state == TLS_SESSION_FAST &&
+	    r->used < r->len)
+		return tls_flow_send_soon(r->conn, slot->out, answer->out_len);
+	return tls_flow_send(r->conn, slot->out, answer->out_len, false);
+}
+
 /* Takes one answer of the engine about records that were read. */
 static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 {
@@ -168,7 +180,7 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 	struct tls_conn *conn = r->conn;
 	const char *reason;
 
-	if (tls_flow_send(conn, slot->out, answer->out_len, false) != 0) {
+	if (send_answer(r, slot) != 0) {
 		tls_stream_wipe(&answer->stream);
 		read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
 		return;

@@ -111,8 +111,8 @@ void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 	if (!conn->timed_out)
 		tls_flow_end_early(conn);
 	conn->state = TLS_CONN_CLOSED;
-	if (len > 0)
-		(void)!send(fd, tls_output, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (len > 0) /* the host's shutdown() sends it, in one packet with the FIN */
+		(void)!send(fd, tls_output, len, MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (conn->timed_out || failed)
 		shutdown(fd, SHUT_RDWR); /* a reader that has a copy of fd keeps it open else */
 	lock_release(&c->write_lock);
