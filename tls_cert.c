@@ -74,12 +74,25 @@ static struct tls_cert *new_cert(const uint8_t *digest, const uint8_t *der, size
 	return cert;
 }
 
+/* Each process keeps its context, since to look the hash up costs more than to use it. */
+static bool digest_of(const uint8_t *der, size_t len, uint8_t *digest)
+{
+	static EVP_MD_CTX *ctx;
+
+	if (!ctx && (ctx = EVP_MD_CTX_new()) && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) != 1) {
+		EVP_MD_CTX_free(ctx);
+		ctx = NULL;
+	}
+	return ctx && EVP_DigestInit_ex(ctx, NULL, NULL) == 1 &&
+	       EVP_DigestUpdate(ctx, der, len) == 1 && EVP_DigestFinal_ex(ctx, digest, NULL) == 1;
+}
+
 struct tls_cert *tls_cert_get(const uint8_t *der, size_t len)
 {
 	uint8_t digest[TLS_CERT_DIGEST];
 	struct tls_cert *cert, *mine;
 
-	if (!EVP_Digest(der, len, digest, NULL, EVP_sha256(), NULL))
+	if (!digest_of(der, len, digest))
 		return NULL;
 	lock_get(&table->lock);
 	cert = find(digest);

@@ -38,6 +38,9 @@
 /* Session tickets are authenticated through EVP_MAC, not HMAC_CTX. */
 #define TLS_HAVE_EVP_MAC (OPENSSL_VERSION_NUMBER >= 0x30000000L)
 
+/* Algorithms come from providers, and anybody can write one. */
+#define TLS_HAVE_PROVIDERS (OPENSSL_VERSION_NUMBER >= 0x30000000L)
+
 /* How the functions of a compression method tell sizes. */
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L
 typedef size_t tls_comp_size;

@@ -8,6 +8,7 @@
 #include "tls_ocsp.h"
 #include "tls_pem.h"
 #include "tls_protocol.h"
+#include "tls_provider.h"
 #include "tls_ticket.h"
 #include "tls_workaround.h"
 
@@ -636,8 +637,8 @@ SSL_CTX *tls_context_new(const struct tls_context_input *input, struct tls_repor
 	struct tls_build b = {.input = input, .settings = input->settings, .report = report};
 	unsigned errors = report->errors;
 
-	b.ctx = SSL_CTX_new(input->role == TLS_ROLE_SERVER ? TLS_server_method()
-							   : TLS_client_method());
+	b.ctx = tls_provider_ssl_ctx(input->role == TLS_ROLE_SERVER ? TLS_server_method()
+								    : TLS_client_method());
 	if (!b.ctx) {
 		tls_report_error(report, "%s: cannot make an SSL_CTX: %s", input->name,
 				 tls_pem_openssl_reason());

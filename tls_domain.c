@@ -839,11 +839,12 @@ const struct tls_domain *tls_domain_find_server(const struct tls_domain_set *set
 						const struct tls_address *local, const char *name,
 						bool *unknown_name)
 {
-	char keys[2][TLS_ADDRESS_TEXT];
+	char keys[2][TLS_ADDRESS_TEXT] = {"", ""};
 	struct tls_domain *d = NULL;
 
 	*unknown_name = false;
-	address_keys(local, keys);
+	if (set->key_count > 0)
+		address_keys(local, keys);
 	for (int i = 0; i < 2 && name && !d; i++)
 		d = look_up_name(set, "s", keys[i], name);
 	if (d)

@@ -6,11 +6,13 @@
 #include "tls_pem.h"
 #include "tls_compat.h"
 #include "tls_expiry.h"
+#include "tls_provider.h"
 
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <errno.h>
 #include <limits.h>
@@ -64,6 +66,7 @@ struct shared {
 	unsigned slots;
 	_Atomic uint64_t idle[MAX_THREADS / 64]; /* bitmap of engine threads without work */
 	_Atomic uint32_t wakes[MAX_THREADS];     /* futex of each: changes when it is woken */
+	_Atomic uint32_t delivering; /* workers that have an answer and look for work next */
 	_Atomic uint32_t sessions;
 	_Atomic uint32_t served;   /* requests: tells a stuck engine from a slow one */
 	_Atomic uint32_t released; /* first handle of the list, 0: none */
@@ -101,6 +104,7 @@ static uint32_t gone_ids[MAX_DOMAINS], gone_count, used_ids;
 static pthread_mutex_t id_lock = PTHREAD_MUTEX_INITIALIZER;
 static const struct tls_engine_config *engine;
 static unsigned thread_count;
+static bool needs_keylog; /* OpenSSL does not use tls_provider.h */
 
 static int futex_wait(_Atomic uint32_t *word, uint32_t value, const struct timespec *timeout)
 {
@@ -208,11 +212,14 @@ static int take_bit(_Atomic uint64_t *bitmap, size_t words, size_t first)
 }
 
 /* Wakes the idle thread of the lowest number, so that few threads with warm caches serve what few
- * can. With none idle, the first to finish will look for work. */
+ * can. None when one is about to look for work anyway; nor when all are busy, since the first to
+ * finish will. */
 static void wake_engine(void)
 {
-	int thread = take_bit(shared->idle, MAX_THREADS / 64, 0);
+	int thread = -1;
 
+	if (atomic_load(&shared->delivering) == 0)
+		thread = take_bit(shared->idle, MAX_THREADS / 64, 0);
 	if (thread < 0)
 		return;
 	atomic_fetch_add(&shared->wakes[thread], 1);
@@ -285,6 +292,24 @@ static bool give_up(struct tls_engine_slot *slot)
 static bool missed;
 static uint32_t served_then;
 
+/* Seconds after which a waiting process looks whether the engine is there at all. */
+#define LOOK_AFTER 1
+static pid_t child;
+
+void tls_engine_set_child(pid_t pid)
+{
+	child = pid;
+}
+
+bool tls_engine_has_died(void)
+{
+	siginfo_t info = {0};
+
+	/* WNOWAIT: the host is to see it, too. */
+	return child > 0 && waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+	       info.si_pid == child;
+}
+
 bool tls_engine_is_stuck(void)
 {
 	return missed && atomic_load(&shared->served) == served_then;
@@ -295,6 +320,7 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 	unsigned number = (unsigned)(slot - shared->slot);
 	bool in_doubt = tls_engine_is_stuck() && timeout_ms > STUCK_TIMEOUT_MS;
 	struct timespec deadline, left;
+	bool dead = false;
 	uint32_t state;
 
 	now_plus(&deadline, in_doubt ? STUCK_TIMEOUT_MS : timeout_ms);
@@ -303,7 +329,7 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 	atomic_fetch_or(&shared->asked[number / 64], UINT64_C(1) << (number % 64));
 	wake_engine();
 	while ((state = atomic_load(&slot->state)) != SLOT_DONE) {
-		if (!time_left(&deadline, &left)) {
+		if (!time_left(&deadline, &left) || dead) {
 			if (in_doubt && state == SLOT_SERVED) { /* it works again, on a long one */
 				in_doubt = false;
 				now_plus(&deadline, timeout_ms - STUCK_TIMEOUT_MS);
@@ -315,7 +341,10 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 			}
 			continue;
 		}
-		futex_wait(&slot->state, state, &left);
+		if (left.tv_sec >= LOOK_AFTER)
+			left = (struct timespec){.tv_sec = LOOK_AFTER};
+		dead = futex_wait(&slot->state, state, &left) != 0 && errno == ETIMEDOUT &&
+		       tls_engine_has_died();
 	}
 	missed = false;
 	atomic_store(&slot->state, SLOT_IDLE);
@@ -562,6 +591,11 @@ static struct tls_domain_set *build_set(const struct tls_domain_source *source,
 	return set;
 }
 
+static void prepare_ctx(SSL_CTX *ctx)
+{
+	tls_session_prepare(ctx, needs_keylog || (engine->cfg->keylog_mode & TLS_KEYLOG_INIT));
+}
+
 static struct tls_domain_set *build_domains(const char *name, struct tls_domain_set *previous,
 					    struct tls_report *report)
 {
@@ -575,7 +609,7 @@ static struct tls_domain_set *build_domains(const char *name, struct tls_domain_
 		.previous = previous,
 		.may_ask = !previous && engine->cfg->key_password_mode == 1,
 		.threads = processors(),
-		.prepare = tls_session_prepare,
+		.prepare = prepare_ctx,
 		.new_id = new_domain_id,
 		.gone = domain_gone,
 	};
@@ -904,29 +938,39 @@ static void count_request(const struct tls_engine_slot *slot, int64_t begun_us)
 	tls_counter_raise(TLS_COUNTER_ENGINE, TLS_COUNT_engine_service_us_max, worked);
 }
 
-static void serve_connection(struct tls_engine_slot *slot, uint32_t *over)
+/* Does what a request asks for. Returns the handle of a session that is over with its answer. */
+static uint32_t serve(struct tls_engine_slot *slot)
 {
 	int64_t begun = now_us();
-
-	*over = serve_session(slot);
-	count_request(slot, begun);
-}
-
-static void serve(struct tls_engine_slot *slot)
-{
-	uint32_t state = SLOT_SERVED, over = 0;
+	uint32_t over;
 
 	reset_answer(&slot->answer);
-	if (is_long(slot))
+	switch (slot->request.op) {
+	case TLS_ENGINE_LOAD:
+	case TLS_ENGINE_CHECK:
 		load_domains(slot);
-	else if (slot->request.op == TLS_ENGINE_DOMAINS)
+		return 0;
+	case TLS_ENGINE_DOMAINS:
 		list_domains(slot);
-	else if (slot->request.op == TLS_ENGINE_EXPIRY)
+		return 0;
+	case TLS_ENGINE_EXPIRY:
 		report_expiry(slot);
-	else if (slot->request.op == TLS_ENGINE_STATUS)
+		return 0;
+	case TLS_ENGINE_STATUS:
 		report_status(slot);
-	else
-		serve_connection(slot, &over);
+		return 0;
+	default:
+		over = serve_session(slot);
+		count_request(slot, begun);
+		return over;
+	}
+}
+
+/* Gives the answer to the process that waits for it, and frees what is over with it. */
+static void deliver(struct tls_engine_slot *slot, uint32_t over)
+{
+	uint32_t state = SLOT_SERVED;
+
 	atomic_fetch_add(&shared->served, 1);
 	if (atomic_compare_exchange_strong(&slot->state, &state, SLOT_DONE)) {
 		futex_wake(&slot->state, 1);
@@ -969,7 +1013,7 @@ static void *loader(void *unused)
 		struct tls_engine_slot *slot = next_asked(load_asked, &turn);
 
 		if (slot)
-			serve(slot);
+			deliver(slot, serve(slot));
 		else
 			futex_wait(&load_work, seen, NULL);
 	}
@@ -997,6 +1041,22 @@ static void wait_for_work(unsigned thread, uint32_t seen)
 	atomic_fetch_and(&shared->idle[thread / 64], ~mask);
 }
 
+/*
+ * While a worker delivers, nobody else has to be woken: it looks for work when it is done. To free
+ * domains, whose last session this may have been, takes too long for that.
+ */
+static void serve_and_go_on(struct tls_engine_slot *slot)
+{
+	uint32_t over = serve(slot);
+	struct tls_domain_set *set =
+		over ? tls_domain_set_ref(tls_session_domains(table[over].session)) : NULL;
+
+	atomic_fetch_add(&shared->delivering, 1);
+	deliver(slot, over);
+	atomic_fetch_sub(&shared->delivering, 1);
+	tls_domain_set_unref(set);
+}
+
 static void *worker(void *number)
 {
 	unsigned thread = (unsigned)(uintptr_t)number, turn = 0;
@@ -1010,7 +1070,7 @@ static void *worker(void *number)
 		if (atomic_load(&shared->released))
 			free_released();
 		if (slot && take(slot))
-			is_long(slot) ? pass_to_loader(slot) : serve(slot);
+			is_long(slot) ? pass_to_loader(slot) : serve_and_go_on(slot);
 		if (!slot)
 			wait_for_work(thread, seen);
 	}
@@ -1044,6 +1104,7 @@ void tls_engine_run(const struct tls_engine_config *config)
 	int signal_number;
 
 	engine = config;
+	needs_keylog = !tls_provider_install();
 	/* The host ends its processes with SIGTERM; nobody else may: this one dies with it. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, NULL);

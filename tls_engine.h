@@ -118,6 +118,12 @@ struct tls_engine_config {
 /* The engine's process: serves until it is told to end. Never returns. */
 void tls_engine_run(const struct tls_engine_config *config) __attribute__((noreturn));
 
+/* Tells the process that forked the engine its pid, so that it does not wait for a dead one. */
+void tls_engine_set_child(pid_t pid);
+
+/* True in that process when the engine has ended. Elsewhere the host sees to it. */
+bool tls_engine_has_died(void);
+
 /*
  * The calling process's slot (number: its place in the host's process table), ready for a
  * request, or NULL while the engine still holds it after a missed deadline.

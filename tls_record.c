@@ -10,8 +10,6 @@
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
-#include <openssl/kdf.h>
 
 #include <string.h>
 
@@ -21,7 +19,6 @@
 #define RECORD_AAD_MAX     13 /* RFC 5246 section 6.2.3.3 */
 #define RECORD_MASTER      48
 #define RECORD_RANDOM      32
-#define RECORD_LABEL_MAX   32
 #define RECORD_VERSION_1_2 0x0303
 #define RECORD_VERSION_1_3 0x0304
 
@@ -50,26 +47,9 @@ size_t tls_record_key_size(uint8_t aead)
 	}
 }
 
-size_t tls_record_hash_size(uint8_t hash)
-{
-	switch (hash) {
-	case TLS_PRF_SHA256:
-		return 32;
-	case TLS_PRF_SHA384:
-		return 48;
-	default:
-		return 0;
-	}
-}
-
 void tls_record_keys_wipe(struct tls_record_keys *k)
 {
 	OPENSSL_cleanse(k, sizeof(*k));
-}
-
-static const EVP_MD *record_hash(uint8_t hash)
-{
-	return hash == TLS_PRF_SHA384 ? EVP_sha384() : EVP_sha256();
 }
 
 static const EVP_CIPHER *record_cipher(uint8_t aead)
@@ -84,32 +64,16 @@ static const EVP_CIPHER *record_cipher(uint8_t aead)
 	}
 }
 
-/*
- * HKDF-Expand-Label with an empty context (RFC 8446 section 7.1). Everything asked for here
- * is no longer than the hash, so HKDF-Expand (RFC 5869 section 2.3) is its first HMAC.
- */
-static int record_expand(const EVP_MD *md, const uint8_t *secret, size_t secret_len,
-			 const char *label, uint8_t *out, size_t len)
+/* HKDF-Expand-Label with an empty context (RFC 8446 sections 7.2 and 7.3). */
+static int record_expand(uint8_t hash, const uint8_t *secret, const char *label, uint8_t *out,
+			 size_t len)
 {
-	uint8_t info[4 + RECORD_LABEL_MAX];
-	uint8_t block[EVP_MAX_MD_SIZE];
-	unsigned int block_len = 0;
-	size_t label_len = strlen(label);
-	size_t n = 0;
-	int rc = -1;
+	struct tls_kdf_bytes from = {secret, tls_kdf_hash_size(hash)};
+	struct tls_kdf_bytes name = {label, strlen(label)}, none = {NULL, 0};
+	int rc = tls_kdf_expand_label(hash, from, name, none, out, len);
 
-	info[n++] = 0;
-	info[n++] = (uint8_t)len;
-	info[n++] = (uint8_t)label_len;
-	memcpy(info + n, label, label_len);
-	n += label_len;
-	info[n++] = 0; /* no context */
-	info[n++] = 1; /* HKDF's block counter */
-	if (HMAC(md, secret, (int)secret_len, info, n, block, &block_len) && len <= block_len) {
-		memcpy(out, block, len);
-		rc = 0;
-	}
-	OPENSSL_cleanse(block, sizeof(block));
+	if (rc != 0)
+		ERR_clear_error();
 	return rc;
 }
 
@@ -117,19 +81,17 @@ int tls_record_keys_1_3(struct tls_record_keys *k, uint8_t aead, uint8_t hash,
 			const uint8_t *secret, size_t secret_len)
 {
 	size_t key_len = tls_record_key_size(aead);
-	const EVP_MD *md = record_hash(hash);
 
 	memset(k, 0, sizeof(*k));
-	if (key_len == 0 || secret_len == 0 || secret_len != tls_record_hash_size(hash))
+	if (key_len == 0 || secret_len == 0 || secret_len != tls_kdf_hash_size(hash))
 		return -1;
 	k->version = RECORD_VERSION_1_3;
 	k->aead = aead;
 	k->hash = hash;
 	memcpy(k->secret, secret, secret_len);
-	if (record_expand(md, secret, secret_len, "tls13 key", k->key, key_len) == 0 &&
-	    record_expand(md, secret, secret_len, "tls13 iv", k->iv, TLS_RECORD_IV) == 0)
+	if (record_expand(hash, secret, "tls13 key", k->key, key_len) == 0 &&
+	    record_expand(hash, secret, "tls13 iv", k->iv, TLS_RECORD_IV) == 0)
 		return 0;
-	ERR_clear_error();
 	tls_record_keys_wipe(k);
 	return -1;
 }
@@ -138,17 +100,14 @@ int tls_record_keys_update(struct tls_record_keys *k)
 {
 	uint8_t secret[TLS_RECORD_MAX_SECRET];
 	struct tls_record_keys next;
-	size_t len = tls_record_hash_size(k->hash);
+	size_t len = tls_kdf_hash_size(k->hash);
 	int rc = -1;
 
 	if (k->version != RECORD_VERSION_1_3 || len == 0)
 		return -1;
-	if (record_expand(record_hash(k->hash), k->secret, len, "tls13 traffic upd", secret, len) ==
-	    0)
-		rc = tls_record_keys_1_3(&next, k->aead, k->hash, secret, len);
-	else
-		ERR_clear_error();
-	if (rc == 0) {
+	if (record_expand(k->hash, k->secret, "tls13 traffic upd", secret, len) == 0 &&
+	    tls_record_keys_1_3(&next, k->aead, k->hash, secret, len) == 0) {
+		rc = 0;
 		*k = next;
 		tls_record_keys_wipe(&next);
 	}
@@ -161,22 +120,16 @@ static int record_key_block(uint8_t hash, const uint8_t *master, const uint8_t *
 			    const uint8_t *server_random, uint8_t *out, size_t len)
 {
 	static const char label[] = "key expansion";
-	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_id(EVP_PKEY_TLS1_PRF, NULL);
 	uint8_t seed[sizeof(label) - 1 + 2 * RECORD_RANDOM];
-	int ok;
+	struct tls_kdf_bytes from = {master, RECORD_MASTER}, with = {seed, sizeof(seed)};
 
 	memcpy(seed, label, sizeof(label) - 1);
 	memcpy(seed + sizeof(label) - 1, server_random, RECORD_RANDOM);
 	memcpy(seed + sizeof(label) - 1 + RECORD_RANDOM, client_random, RECORD_RANDOM);
-	ok = ctx && EVP_PKEY_derive_init(ctx) > 0 &&
-	     EVP_PKEY_CTX_set_tls1_prf_md(ctx, record_hash(hash)) > 0 &&
-	     EVP_PKEY_CTX_set1_tls1_prf_secret(ctx, (unsigned char *)master, RECORD_MASTER) > 0 &&
-	     EVP_PKEY_CTX_add1_tls1_prf_seed(ctx, seed, (int)sizeof(seed)) > 0 &&
-	     EVP_PKEY_derive(ctx, out, &len) > 0;
-	EVP_PKEY_CTX_free(ctx);
-	if (!ok)
-		ERR_clear_error();
-	return ok ? 0 : -1;
+	if (tls_kdf_prf(hash, from, with, out, len) == 0)
+		return 0;
+	ERR_clear_error();
+	return -1;
 }
 
 /* The key block is both keys, then both IVs, the client's first. */
@@ -203,7 +156,7 @@ int tls_record_keys_1_2(struct tls_record_keys *client, struct tls_record_keys *
 
 	memset(client, 0, sizeof(*client));
 	memset(server, 0, sizeof(*server));
-	if (key_len == 0 || tls_record_hash_size(hash) == 0)
+	if (key_len == 0 || tls_kdf_hash_size(hash) == 0)
 		return -1;
 	if (record_key_block(hash, master, client_random, server_random, block,
 			     2 * (key_len + iv_len)) == 0) {
@@ -290,6 +243,7 @@ void tls_record_thread_end(void)
 		record_ctx[aead][RECORD_OPEN] = NULL;
 		record_ctx[aead][RECORD_SEAL] = NULL;
 	}
+	tls_kdf_thread_end();
 }
 
 /* Gives the AEAD its key, nonce and additional data. */

@@ -12,6 +12,8 @@
 #ifndef TLS_RECORD_H
 #define TLS_RECORD_H
 
+#include "tls_kdf.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,7 +25,7 @@
 /* header + explicit nonce (TLS 1.2 GCM) or inner type (TLS 1.3) + tag */
 #define TLS_RECORD_OVERHEAD (TLS_RECORD_HEADER + 8 + 16)
 
-#define TLS_RECORD_MAX_SECRET 48
+#define TLS_RECORD_MAX_SECRET TLS_KDF_MAX_HASH
 #define TLS_RECORD_MAX_KEY    32
 #define TLS_RECORD_IV         12
 
@@ -57,11 +59,6 @@ enum tls_aead {
 	TLS_AEAD_CHACHA20_POLY1305,
 };
 
-enum tls_prf_hash {
-	TLS_PRF_SHA256 = 1,
-	TLS_PRF_SHA384,
-};
-
 /*
  * Keys of one direction of one connection. Owner: the connection. Guarded by
  * whatever lock guards the connection. Wiped with tls_record_keys_wipe().
@@ -83,9 +80,6 @@ struct tls_record_keys {
 
 /* Bytes of key of an AEAD, or 0 for an unknown one. */
 size_t tls_record_key_size(uint8_t aead);
-
-/* Bytes of a hash of the key schedule, or 0 for an unknown one. */
-size_t tls_record_hash_size(uint8_t hash);
 
 /*
  * Fills k for TLS 1.3 from a traffic secret (RFC 8446 section 7.3); seq starts at 0.

@@ -4,6 +4,7 @@
 
 #include "fixed_c_zlib.h"
 #include "tls_keylog.h"
+#include "tls_provider.h"
 #include "tls_workaround.h"
 
 #include <arpa/inet.h>
@@ -47,9 +48,7 @@ struct tls_session {
 	uint64_t sealed, opened;        /* records since the keys of that direction changed */
 	bool has_nonce;
 	uint8_t nonce[8]; /* TLS 1.2 GCM: explicit nonce of our first sealed record */
-	uint8_t client_secret[TLS_RECORD_MAX_SECRET]; /* TLS 1.3 application traffic */
-	uint8_t server_secret[TLS_RECORD_MAX_SECRET];
-	size_t secret_len;
+	struct tls_provider_secrets secrets; /* TLS 1.3 */
 	char server_name[TLS_SESSION_NAME];
 	struct offer offer;
 	bool no_domain;           /* no section fits what the client asks for */
@@ -100,8 +99,8 @@ static size_t from_hex(const char *hex, uint8_t *to, size_t size)
 	return n;
 }
 
-/* Secrets come out of OpenSSL as lines "LABEL client_random secret"; the ones of TLS 1.3 are needed
- * in any case. */
+/* Secrets come out of OpenSSL as lines "LABEL client_random secret". Where the provider does not
+ * tell those of TLS 1.3, they are taken from here. */
 static void on_keylog(const SSL *ssl, const char *line)
 {
 	struct tls_session *s = session_of(ssl);
@@ -112,9 +111,9 @@ static void on_keylog(const SSL *ssl, const char *line)
 	if (s->io && s->io->keylog_mode)
 		tls_keylog_add(s->io->keylog, s->io->keylog_mode, line);
 	if (strncmp(line, "CLIENT_TRAFFIC_SECRET_0 ", 24) == 0)
-		s->secret_len = from_hex(hex + 1, s->client_secret, sizeof(s->client_secret));
+		s->secrets.len = from_hex(hex + 1, s->secrets.client, sizeof(s->secrets.client));
 	else if (strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24) == 0)
-		s->secret_len = from_hex(hex + 1, s->server_secret, sizeof(s->server_secret));
+		s->secrets.len = from_hex(hex + 1, s->secrets.server, sizeof(s->secrets.server));
 }
 
 /*
@@ -416,10 +415,11 @@ static void prepare_tickets(SSL_CTX *ctx)
 	SSL_CTX_set_session_ticket_cb(ctx, on_ticket_made, on_ticket_opened, NULL);
 }
 
-void tls_session_prepare(SSL_CTX *ctx)
+void tls_session_prepare(SSL_CTX *ctx, bool keylog)
 {
 	CRYPTO_THREAD_run_once(&session_index_once, make_session_index);
-	SSL_CTX_set_keylog_callback(ctx, on_keylog);
+	if (keylog)
+		SSL_CTX_set_keylog_callback(ctx, on_keylog);
 	SSL_CTX_set_msg_callback(ctx, on_message);
 	SSL_CTX_set_info_callback(ctx, on_info);
 	SSL_CTX_set_client_hello_cb(ctx, on_client_hello, NULL);
@@ -497,6 +497,11 @@ struct tls_session *tls_session_new(struct tls_domain_set *set,
 		return NULL;
 	}
 	return s;
+}
+
+struct tls_domain_set *tls_session_domains(const struct tls_session *s)
+{
+	return s->set;
 }
 
 void tls_session_free(struct tls_session *s)
@@ -668,12 +673,13 @@ static int stream_keys_1_2(struct tls_session *s, struct tls_stream *stream, uin
 static int stream_keys_1_3(struct tls_session *s, struct tls_stream *stream, uint8_t aead,
 			   uint8_t hash)
 {
+	const struct tls_provider_secrets *secrets = &s->secrets;
 	bool client = s->role == TLS_ROLE_CLIENT;
 
 	return tls_record_keys_1_3(&stream->wr, aead, hash,
-				   client ? s->client_secret : s->server_secret, s->secret_len) |
+				   client ? secrets->client : secrets->server, secrets->len) |
 	       tls_record_keys_1_3(&stream->rd, aead, hash,
-				   client ? s->server_secret : s->client_secret, s->secret_len);
+				   client ? secrets->server : secrets->client, secrets->len);
 }
 
 static bool limits_fragments(const struct tls_session *s)
@@ -858,8 +864,10 @@ enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session
 		return TLS_SESSION_FAILED;
 	}
 	s->io = io;
+	tls_provider_watch(&s->secrets);
 	call_begin(s);
 	state = call_end(s, io, s->done ? session_read(s, io) : session_handshake(s, io));
+	tls_provider_watch(NULL);
 	s->io = NULL;
 	return state;
 }

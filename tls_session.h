@@ -79,12 +79,16 @@ struct tls_session_io {
 
 struct tls_session;
 
-/* To be set on every SSL_CTX that sessions use: struct tls_domain_source's prepare. */
-void tls_session_prepare(SSL_CTX *ctx);
+/* To be done to every SSL_CTX that sessions use; keylog: lines of the key log may be wanted, or the
+ * secrets of TLS 1.3 cannot be had otherwise (tls_provider.h). */
+void tls_session_prepare(SSL_CTX *ctx, bool keylog);
 
 /* Takes a reference to set. Returns NULL without memory. */
 struct tls_session *tls_session_new(struct tls_domain_set *set,
 				    const struct tls_session_setup *setup);
+
+/* What it was made for; the reference stays the session's. */
+struct tls_domain_set *tls_session_domains(const struct tls_session *s);
 
 /* Takes records of the peer; goes on with the handshake, or reads if it is done. */
 enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session_io *io);

@@ -32,6 +32,7 @@ struct key {
 struct tls_ticket_keys {
 	atomic_uint refs;
 	bool generated;
+	EVP_CIPHER *cipher; /* to look it up for each ticket takes longer than to use it */
 	pthread_mutex_t lock;
 	unsigned count;
 	struct key keys[TLS_TICKET_MAX_KEYS]; /* the first seals */
@@ -39,12 +40,38 @@ struct tls_ticket_keys {
 
 _Static_assert(GENERATED_KEYS <= TLS_TICKET_MAX_KEYS, "room for generated keys");
 
+#if TLS_HAVE_PROVIDERS
+static EVP_CIPHER *cipher_new(void)
+{
+	return EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
+}
+
+static void cipher_free(EVP_CIPHER *cipher)
+{
+	EVP_CIPHER_free(cipher);
+}
+#else
+static EVP_CIPHER *cipher_new(void)
+{
+	return (EVP_CIPHER *)EVP_aes_256_cbc();
+}
+
+static void cipher_free(EVP_CIPHER *cipher)
+{
+	(void)cipher;
+}
+#endif
+
 static struct tls_ticket_keys *keys_new(bool generated)
 {
 	struct tls_ticket_keys *keys = calloc(1, sizeof(*keys));
 
-	if (!keys)
+	if (keys)
+		keys->cipher = cipher_new();
+	if (!keys || !keys->cipher) {
+		free(keys);
 		return NULL;
+	}
 	atomic_init(&keys->refs, 1);
 	keys->generated = generated;
 	pthread_mutex_init(&keys->lock, NULL);
@@ -61,6 +88,7 @@ void tls_ticket_keys_unref(struct tls_ticket_keys *keys)
 {
 	if (!keys || atomic_fetch_sub(&keys->refs, 1) != 1)
 		return;
+	cipher_free(keys->cipher);
 	pthread_mutex_destroy(&keys->lock);
 	OPENSSL_cleanse(keys, sizeof(*keys));
 	free(keys);
@@ -310,7 +338,7 @@ int tls_ticket_seal(struct tls_ticket_keys *keys, int64_t now, uint8_t *name, ui
 	if (!ok)
 		return -1;
 	memcpy(name, key.name, sizeof(key.name));
-	ok = EVP_EncryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.secret, iv) == 1 &&
+	ok = EVP_EncryptInit_ex(cipher, keys->cipher, NULL, key.secret, iv) == 1 &&
 	     init_mac(mac, key.secret + CIPHER_KEY, sizeof(key.secret) - CIPHER_KEY);
 	OPENSSL_cleanse(&key, sizeof(key));
 	return ok ? 1 : -1;
@@ -325,7 +353,7 @@ int tls_ticket_open(struct tls_ticket_keys *keys, int64_t now, const uint8_t *na
 
 	if (number < 0)
 		return 0;
-	ok = EVP_DecryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.secret, iv) == 1 &&
+	ok = EVP_DecryptInit_ex(cipher, keys->cipher, NULL, key.secret, iv) == 1 &&
 	     init_mac(mac, key.secret + CIPHER_KEY, sizeof(key.secret) - CIPHER_KEY);
 	OPENSSL_cleanse(&key, sizeof(key));
 	if (!ok)

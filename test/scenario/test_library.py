@@ -8,7 +8,7 @@ import pytest
 
 from clients import TlsClient
 
-# Says that the library is another one, or takes something away from it.
+# Says that the library is another one, takes something away from it, or tells what is asked of it.
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -25,6 +25,27 @@ const char *OpenSSL_version(int type);
 const char *OpenSSL_version(int type)
 {
 	return TEXT;
+}
+#elif defined(TELL)
+#include <stdio.h>
+
+void SSL_CTX_set_keylog_callback(void *ctx, void *callback);
+void SSL_CTX_set_keylog_callback(void *ctx, void *callback)
+{
+	/* The module's own copy: the host loads it where RTLD_NEXT does not look. */
+	void *libssl = dlopen("libssl.so.3", RTLD_LAZY | RTLD_NOLOAD);
+	void (*real)(void *, void *) = dlsym(libssl, "SSL_CTX_set_keylog_callback");
+
+	fprintf(stderr, "the key log is used\n");
+	real(ctx, callback);
+}
+#elif defined(KILL)
+#include <signal.h>
+
+void SSL_CTX_set_msg_callback(void);
+void SSL_CTX_set_msg_callback(void)
+{
+	raise(SIGKILL);
 }
 #else
 const void *EVP_chacha20_poly1305(void);
@@ -103,3 +124,33 @@ def test_a_library_that_lacks_a_cipher_is_refused(pool, certs, shim):
     ser.wait_log(r"WARNING.*lacks ChaCha20-Poly1305.*tls_force_run is set")
     with TlsClient(ser.tls_port, certs.client_context()) as client:
         assert client.ask().status == 200
+
+
+# What takes the choice of a provider from the module: an operator's, or a rule for the whole machine.
+DEMANDS = """\
+openssl_conf = start
+[start]
+alg_section = algorithms
+[algorithms]
+default_properties = provider=default
+"""
+
+
+@pytest.mark.parametrize("demands", [False, True], ids=["any provider", "OpenSSL's provider"])
+def test_where_the_secrets_come_from(pool, certs, shim, tmp_path, demands):
+    """The key log, which takes long, is used where the library's configuration leaves no choice."""
+    conf = tmp_path / "openssl.cnf"
+    conf.write_text(DEMANDS if demands else "")
+    tmp_path.chmod(0o755)
+    ser = pool.fresh(tls=certs.server_params(), preload=shim("tell", "-DTELL"), env={"OPENSSL_CONF": str(conf)}).start()
+    with TlsClient(ser.tls_port, certs.client_context()) as client:
+        assert client.version() == "TLSv1.3"
+        assert client.ask().status == 200
+        assert ser.rpc("tls.list")[0]["path"] == "fast"
+    assert ("the key log is used" in ser.log()) == demands
+
+
+def test_an_engine_that_is_killed_ends_the_start(pool, certs, shim):
+    """For want of memory, say: SER does not wait for it until the time for big configurations is over."""
+    log = pool.fresh(tls=certs.server_params(), preload=shim("kill", "-DKILL")).start_failure()
+    assert "the engine process has ended while it read the configuration" in log

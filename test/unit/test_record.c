@@ -3,7 +3,8 @@
  * Units of the record layer: RFC 8448's records, vectors, round trips, damage at
  * every byte, limits and the nonce invariant. Needs no other file of the tests:
  *
- *   gcc -I. -I../.. test_record.c ../../tls_record.c ../../tls_stream.c -lcmocka -lssl -lcrypto
+ *   gcc -I. -I../.. test_record.c ../../tls_record.c ../../tls_kdf.c ../../tls_stream.c \
+ *       -lcmocka -lssl -lcrypto
  *
  * Vectors that are not an RFC's were computed with Python's hmac and cryptography modules.
  */
@@ -11,6 +12,8 @@
 #define _GNU_SOURCE
 #endif
 #include "tls_record.h"
+
+#include "tls_compat.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -24,6 +27,8 @@
 
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/kdf.h>
 
 #define COUNT(a)     (sizeof(a) / sizeof((a)[0]))
 #define RECORD_ROOM  (TLS_RECORD_MAX_PLAIN + 4096)
@@ -53,15 +58,32 @@ static int derive_may_succeed(void)
 	return 0;
 }
 
-unsigned char *HMAC(const EVP_MD *md, const void *key, int key_len, const unsigned char *data,
-		    size_t len, unsigned char *out, unsigned int *out_len)
+#if TLS_HAVE_EVP_MAC
+int EVP_MAC_final(EVP_MAC_CTX *ctx, unsigned char *out, size_t *len, size_t size)
 {
-	static unsigned char *(*real)(const EVP_MD *, const void *, int, const unsigned char *,
-				      size_t, unsigned char *, unsigned int *);
+	static int (*real)(EVP_MAC_CTX *, unsigned char *, size_t *, size_t);
 
 	if (!real)
-		real = dlsym(RTLD_NEXT, "HMAC");
-	return derive_may_succeed() ? real(md, key, key_len, data, len, out, out_len) : NULL;
+		real = dlsym(RTLD_NEXT, "EVP_MAC_final");
+	return derive_may_succeed() ? real(ctx, out, len, size) : 0;
+}
+
+int EVP_KDF_derive(EVP_KDF_CTX *ctx, unsigned char *key, size_t len, const OSSL_PARAM params[])
+{
+	static int (*real)(EVP_KDF_CTX *, unsigned char *, size_t, const OSSL_PARAM *);
+
+	if (!real)
+		real = dlsym(RTLD_NEXT, "EVP_KDF_derive");
+	return derive_may_succeed() ? real(ctx, key, len, params) : 0;
+}
+#else
+int HMAC_Final(HMAC_CTX *ctx, unsigned char *out, unsigned int *len)
+{
+	static int (*real)(HMAC_CTX *, unsigned char *, unsigned int *);
+
+	if (!real)
+		real = dlsym(RTLD_NEXT, "HMAC_Final");
+	return derive_may_succeed() ? real(ctx, out, len) : 0;
 }
 
 int EVP_PKEY_derive(EVP_PKEY_CTX *ctx, unsigned char *key, size_t *len)
@@ -72,6 +94,7 @@ int EVP_PKEY_derive(EVP_PKEY_CTX *ctx, unsigned char *key, size_t *len)
 		real = dlsym(RTLD_NEXT, "EVP_PKEY_derive");
 	return derive_may_succeed() ? real(ctx, key, len) : 0;
 }
+#endif
 
 int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *impl,
 		      const unsigned char *key, const unsigned char *iv, int enc)
@@ -333,8 +356,8 @@ static void test_bad_keys(void **state)
 	make_keys(&k, 0x0304, TLS_AEAD_AES_128_GCM);
 	tls_record_keys_wipe(&k);
 	assert_memory_equal(&k, zero, sizeof(k));
-	assert_int_equal(tls_record_hash_size(TLS_PRF_SHA384), 48);
-	assert_int_equal(tls_record_hash_size(3), 0);
+	assert_int_equal(tls_kdf_hash_size(TLS_PRF_SHA384), 48);
+	assert_int_equal(tls_kdf_hash_size(3), 0);
 }
 
 static void round_trip(uint16_t version, uint8_t aead, size_t len)

@@ -180,7 +180,7 @@ static void find_explicit_nonce(const uint8_t *log, size_t len, uint8_t *nonce)
 static void take_keys(struct link *l, const struct suite *suite, SSL *mine, const uint8_t *log,
 		      size_t log_len, int client)
 {
-	size_t secret_len = tls_record_hash_size(suite->hash);
+	size_t secret_len = tls_kdf_hash_size(suite->hash);
 	struct tls_record_keys k[2];
 	uint8_t master[48], randoms[2][32];
 

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: ISC */
+#include "tls_kdf.h"
+
+#include "tls_compat.h"
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#if TLS_HAVE_EVP_MAC
+#include <openssl/core_names.h>
+#include <openssl/params.h>
+#else
+#include <openssl/hmac.h>
+#endif
+
+#include <stdbool.h>
+#include <string.h>
+
+#define MAX_LABEL 255
+#define MAX_INFO  (2 + 1 + MAX_LABEL + 1 + MAX_LABEL)
+
+enum hash {
+	HASH_SHA256,
+	HASH_SHA384,
+	HASH_MD5,
+	HASH_SHA1,
+	HASHES,
+};
+
+static const size_t hash_sizes[HASHES] = {32, 48, 16, 20};
+
+size_t tls_kdf_hash_size(uint8_t hash)
+{
+	switch (hash) {
+	case TLS_PRF_SHA256:
+		return hash_sizes[HASH_SHA256];
+	case TLS_PRF_SHA384:
+		return hash_sizes[HASH_SHA384];
+	default:
+		return 0;
+	}
+}
+
+static enum hash hash_of(uint8_t hash)
+{
+	return hash == TLS_PRF_SHA384 ? HASH_SHA384 : HASH_SHA256;
+}
+
+/* ---- HMAC, in which versions of libcrypto differ ---- */
+
+#if TLS_HAVE_EVP_MAC
+
+/* Owner: the thread. */
+static __thread EVP_MAC_CTX *hmacs[HASHES];
+
+static EVP_MAC_CTX *hmac_of(enum hash hash)
+{
+	static char names[HASHES][8] = {"SHA256", "SHA384", "MD5", "SHA1"};
+	OSSL_PARAM params[] = {
+		OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, names[hash], 0),
+		OSSL_PARAM_construct_end(),
+	};
+	EVP_MAC *hmac;
+
+	if (hmacs[hash])
+		return hmacs[hash];
+	hmac = EVP_MAC_fetch(NULL, OSSL_MAC_NAME_HMAC, NULL);
+	hmacs[hash] = hmac ? EVP_MAC_CTX_new(hmac) : NULL;
+	EVP_MAC_free(hmac);
+	if (hmacs[hash] && EVP_MAC_CTX_set_params(hmacs[hash], params) != 1) {
+		EVP_MAC_CTX_free(hmacs[hash]);
+		hmacs[hash] = NULL;
+	}
+	return hmacs[hash];
+}
+
+/* Without a key libcrypto would take the last one again. */
+static bool hmac(enum hash hash, struct tls_kdf_bytes key, const struct tls_kdf_bytes *pieces,
+		 size_t count, uint8_t *out)
+{
+	EVP_MAC_CTX *ctx = key.data ? hmac_of(hash) : NULL;
+	bool ok = ctx && EVP_MAC_init(ctx, key.data, key.len, NULL) == 1;
+	size_t len;
+
+	for (size_t i = 0; ok && i < count; i++)
+		ok = EVP_MAC_update(ctx, pieces[i].data, pieces[i].len) == 1;
+	return ok && EVP_MAC_final(ctx, out, &len, TLS_KDF_MAX_HASH) == 1;
+}
+
+void tls_kdf_thread_end(void)
+{
+	for (size_t i = 0; i < HASHES; i++) {
+		EVP_MAC_CTX_free(hmacs[i]);
+		hmacs[i] = NULL;
+	}
+}
+
+#else
+
+/* Owner: the thread. */
+static __thread HMAC_CTX *hmac_ctx;
+
+static const EVP_MD *digest(enum hash hash)
+{
+	switch (hash) {
+	case HASH_SHA256:
+		return EVP_sha256();
+	case HASH_SHA384:
+		return EVP_sha384();
+	case HASH_MD5:
+		return EVP_md5();
+	default:
+		return EVP_sha1();
+	}
+}
+
+static bool hmac(enum hash hash, struct tls_kdf_bytes key, const struct tls_kdf_bytes *pieces,
+		 size_t count, uint8_t *out)
+{
+	bool ok;
+
+	if (!hmac_ctx)
+		hmac_ctx = HMAC_CTX_new();
+	ok = key.data && hmac_ctx &&
+	     HMAC_Init_ex(hmac_ctx, key.data, (int)key.len, digest(hash), NULL) == 1;
+	for (size_t i = 0; ok && i < count; i++)
+		ok = HMAC_Update(hmac_ctx, pieces[i].data, pieces[i].len) == 1;
+	return ok && HMAC_Final(hmac_ctx, out, NULL) == 1;
+}
+
+void tls_kdf_thread_end(void)
+{
+	HMAC_CTX_free(hmac_ctx);
+	hmac_ctx = NULL;
+}
+
+#endif
+
+/* ---- the functions ---- */
+
+int tls_kdf_extract(uint8_t hash, struct tls_kdf_bytes salt, struct tls_kdf_bytes secret,
+		    uint8_t *out)
+{
+	return tls_kdf_hash_size(hash) != 0 && hmac(hash_of(hash), salt, &secret, 1, out) ? 0 : -1;
+}
+
+/* struct HkdfLabel of RFC 8446 section 7.1. Returns its bytes. */
+static size_t write_info(uint8_t *to, struct tls_kdf_bytes label, struct tls_kdf_bytes context,
+			 size_t len)
+{
+	uint8_t *at = to;
+
+	*at++ = (uint8_t)(len >> 8);
+	*at++ = (uint8_t)len;
+	*at++ = (uint8_t)label.len;
+	if (label.len > 0)
+		memcpy(at, label.data, label.len);
+	at += label.len;
+	*at++ = (uint8_t)context.len;
+	if (context.len > 0)
+		memcpy(at, context.data, context.len);
+	return (size_t)(at - to) + context.len;
+}
+
+int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
+			 struct tls_kdf_bytes context, uint8_t *out, size_t len)
+{
+	size_t size = tls_kdf_hash_size(hash), done = 0;
+	uint8_t block[TLS_KDF_MAX_HASH], info[MAX_INFO], number = 0;
+	struct tls_kdf_bytes pieces[] = {{block, 0}, {info, 0}, {&number, 1}};
+	bool ok = size != 0 && label.len <= MAX_LABEL && context.len <= MAX_LABEL &&
+		  len <= 255 * size;
+
+	if (ok)
+		pieces[1].len = write_info(info, label, context, len);
+	while (ok && done < len) { /* RFC 5869 section 2.3 */
+		size_t part = len - done < size ? len - done : size;
+
+		number++;
+		ok = hmac(hash_of(hash), secret, pieces, 3, block);
+		if (ok)
+			memcpy(out + done, block, part);
+		pieces[0].len = size;
+		done += part;
+	}
+	OPENSSL_cleanse(block, sizeof(block));
+	return ok ? 0 : -1;
+}
+
+/* Adds P_hash(secret, seed) of RFC 5246 section 5 to out, bit by bit without carry. */
+static bool add_p_hash(enum hash hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes seed,
+		       uint8_t *out, size_t len)
+{
+	uint8_t a[TLS_KDF_MAX_HASH], block[TLS_KDF_MAX_HASH];
+	struct tls_kdf_bytes pieces[] = {{a, hash_sizes[hash]}, seed};
+	bool ok = hmac(hash, secret, &seed, 1, a);
+
+	for (size_t done = 0; ok && done < len; done += hash_sizes[hash]) {
+		ok = hmac(hash, secret, pieces, 2, block);
+		for (size_t i = 0; ok && i < hash_sizes[hash] && done + i < len; i++)
+			out[done + i] ^= block[i];
+		if (ok && done + hash_sizes[hash] < len)
+			ok = hmac(hash, secret, pieces, 1, a);
+	}
+	OPENSSL_cleanse(a, sizeof(a));
+	OPENSSL_cleanse(block, sizeof(block));
+	return ok;
+}
+
+int tls_kdf_prf(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes seed, uint8_t *out,
+		size_t len)
+{
+	size_t half = (secret.len + 1) / 2; /* RFC 4346 section 5: they may share a byte */
+	struct tls_kdf_bytes first = {secret.data, half};
+	struct tls_kdf_bytes second = {(const uint8_t *)secret.data + secret.len - half, half};
+
+	bool ok = hash == TLS_PRF_MD5_SHA1 || tls_kdf_hash_size(hash) != 0;
+
+	memset(out, 0, len);
+	if (ok && hash == TLS_PRF_MD5_SHA1)
+		ok = add_p_hash(HASH_MD5, first, seed, out, len) &&
+		     add_p_hash(HASH_SHA1, second, seed, out, len);
+	else if (ok)
+		ok = add_p_hash(hash_of(hash), secret, seed, out, len);
+	return ok ? 0 : -1;
+}

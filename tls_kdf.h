@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The key derivation functions of TLS: HKDF with the labels of TLS 1.3 (RFC 8446 section 7.1, RFC
+ * 5869) and the PRF of the versions before (RFC 5246 section 5, RFC 4346 section 5). Every hash is
+ * libcrypto's; what it takes to look one up is done once in each thread, since that costs more than
+ * to use it. When libcrypto fails, its reason stays in the thread's queue of errors.
+ */
+#ifndef TLS_KDF_H
+#define TLS_KDF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TLS_KDF_MAX_HASH 48
+
+enum tls_prf_hash {
+	TLS_PRF_SHA256 = 1,
+	TLS_PRF_SHA384,
+	TLS_PRF_MD5_SHA1, /* both together, before TLS 1.2; only for tls_kdf_prf() */
+};
+
+/* Bytes that do not end with a NUL; borrowed. */
+struct tls_kdf_bytes {
+	const void *data;
+	size_t len;
+};
+
+/* Bytes of a hash of the key schedule (enum tls_prf_hash), or 0 for another one. */
+size_t tls_kdf_hash_size(uint8_t hash);
+
+/* HKDF-Extract (RFC 5869 section 2.2): out gets as many bytes as the hash has. Returns 0, or -1
+ * when libcrypto fails. */
+int tls_kdf_extract(uint8_t hash, struct tls_kdf_bytes salt, struct tls_kdf_bytes secret,
+		    uint8_t *out);
+
+/*
+ * HKDF-Expand-Label. label is the whole one, "tls13 " included, of 255 bytes at most, as context
+ * is. Returns 0, or -1: libcrypto fails, or something is too long.
+ */
+int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
+			 struct tls_kdf_bytes context, uint8_t *out, size_t len);
+
+/* PRF(secret, label + seed). Returns 0, or -1 when libcrypto fails. */
+int tls_kdf_prf(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes seed, uint8_t *out,
+		size_t len);
+
+/* Frees what the calling thread keeps. For a thread that ends before its process does. */
+void tls_kdf_thread_end(void);
+
+#endif

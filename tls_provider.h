@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * A provider for OpenSSL 3 (provider(7)) with two algorithms, the key schedule of TLS 1.3 (RFC 8446
+ * section 7.1) and the PRF of older versions (RFC 5246 section 5): libssl then derives through this
+ * file, which sees the secrets of application traffic as they come into being. Without it they can
+ * only be had from the key log, as text that takes as long to write as a signature, and each
+ * derivation looks its hash up anew.
+ *
+ * Engine process only.
+ */
+#ifndef TLS_PROVIDER_H
+#define TLS_PROVIDER_H
+
+#include "tls_kdf.h"
+
+#include <openssl/ssl.h>
+
+#include <stdbool.h>
+
+/* Secrets of application traffic in TLS 1.3. len is 0 until one is known; both are when the
+ * handshake is done. Owner: the session, which wipes them. */
+struct tls_provider_secrets {
+	uint8_t client[TLS_KDF_MAX_HASH], server[TLS_KDF_MAX_HASH];
+	size_t len;
+};
+
+/*
+ * Makes the provider known, once, before the first SSL_CTX. Returns false if OpenSSL will not use
+ * it: before version 3, with a FIPS provider, when its configuration demands another one, or when
+ * it computes something else than OpenSSL's own does. The key log has to do then.
+ */
+bool tls_provider_install(void);
+
+/* SSL_CTX_new() for contexts that use the provider, if it was installed. */
+SSL_CTX *tls_provider_ssl_ctx(const SSL_METHOD *method);
+
+/* Notes the secrets that the calling thread derives from now on; NULL: no longer. */
+void tls_provider_watch(struct tls_provider_secrets *secrets);
+
+#endif
