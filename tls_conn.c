@@ -3,6 +3,7 @@
 
 #include "core/dprint.h"
 #include "core/globals.h"
+#include "core/locking.h"
 #include "core/mem/shm_mem.h"
 #include "core/pass_fd.h"
 #include "core/pt.h"
@@ -11,28 +12,81 @@
 #include <string.h>
 #include <time.h>
 
-/* Bytes in all queues; in shared memory. */
-static atomic_uint *queued_bytes;
+/* Connections' states that are kept for the next ones: the host's allocator looks through thousands
+ * of lists for a block of their size. */
+#define MAX_SPARES 64
+
+/* In shared memory. Inside the lock nothing is waited for. */
+struct conns {
+	atomic_uint queued_bytes; /* in all queues */
+	gen_lock_t lock;          /* guards the rest */
+	struct tls_conn *spares;  /* linked by watch.next */
+	unsigned spare_count;
+};
+
+static struct conns *conns;
 
 int tls_conn_init(void)
 {
-	queued_bytes = shm_malloc(sizeof(*queued_bytes));
-	if (!queued_bytes)
+	conns = shm_malloc(sizeof(*conns));
+	if (!conns)
 		return -1;
-	atomic_init(queued_bytes, 0);
-	return 0;
+	memset(conns, 0, sizeof(*conns));
+	return lock_init(&conns->lock) ? 0 : -1;
+}
+
+void tls_conn_free_lock(void)
+{
+	if (conns)
+		lock_init(&conns->lock);
 }
 
 void tls_conn_destroy(void)
 {
-	if (queued_bytes)
-		shm_free(queued_bytes);
-	queued_bytes = NULL;
+	if (!conns)
+		return;
+	for (struct tls_conn *conn = conns->spares, *next; conn; conn = next) {
+		next = conn->watch.next;
+		shm_free(conn);
+	}
+	lock_destroy(&conns->lock);
+	shm_free(conns);
+	conns = NULL;
+}
+
+static struct tls_conn *take_spare(void)
+{
+	struct tls_conn *conn;
+
+	lock_get(&conns->lock);
+	conn = conns->spares;
+	if (conn) {
+		conns->spares = conn->watch.next;
+		conns->spare_count--;
+	}
+	lock_release(&conns->lock);
+	return conn;
+}
+
+/* Returns false if there are enough. */
+static bool keep_spare(struct tls_conn *conn)
+{
+	bool keep;
+
+	lock_get(&conns->lock);
+	keep = conns->spare_count < MAX_SPARES;
+	if (keep) {
+		conn->watch.next = conns->spares;
+		conns->spares = conn;
+		conns->spare_count++;
+	}
+	lock_release(&conns->lock);
+	return keep;
 }
 
 unsigned tls_conn_queued_bytes(void)
 {
-	return queued_bytes ? atomic_load(queued_bytes) : 0;
+	return conns ? atomic_load(&conns->queued_bytes) : 0;
 }
 
 enum tls_role tls_conn_role(const struct tcp_connection *tcp)
@@ -43,9 +97,9 @@ enum tls_role tls_conn_role(const struct tcp_connection *tcp)
 
 struct tls_conn *tls_conn_new(struct tcp_connection *tcp)
 {
-	struct tls_conn *conn = shm_malloc(sizeof(*conn));
+	struct tls_conn *conn = take_spare();
 
-	if (!conn)
+	if (!conn && !(conn = shm_malloc(sizeof(*conn))))
 		return NULL;
 	memset(conn, 0, sizeof(*conn));
 	conn->tcp = tcp;
@@ -151,7 +205,8 @@ void tls_conn_free(struct tls_conn *conn)
 	if (conn->wish)
 		shm_free(conn->wish);
 	tls_stream_wipe(&conn->stream);
-	shm_free(conn);
+	if (!keep_spare(conn))
+		shm_free(conn);
 }
 
 /* Moves *at behind the next certificate; returns it with its length, or NULL at the end. */
@@ -237,12 +292,12 @@ int tls_conn_queue_add(struct tls_conn *conn, const void *data, size_t len, unsi
 		last = &(*last)->next;
 	if (conn->queued + len > max_conn)
 		*reason = "too much clear text waits for the handshake (con_ct_wq_max)";
-	else if (atomic_load(queued_bytes) + len > max_all)
+	else if (atomic_load(&conns->queued_bytes) + len > max_all)
 		*reason = "too much clear text waits for handshakes (ct_wq_max)";
 	else if (!(*last = tls_blob_new(data, len)))
 		*reason = NULL;
 	else {
-		atomic_fetch_add(queued_bytes, (unsigned)len);
+		atomic_fetch_add(&conns->queued_bytes, (unsigned)len);
 		conn->queued += (uint32_t)len;
 		return 0;
 	}
@@ -255,6 +310,6 @@ void tls_conn_queue_pop(struct tls_conn *conn)
 
 	conn->queue = first->next;
 	conn->queued -= first->len;
-	atomic_fetch_sub(queued_bytes, first->len);
+	atomic_fetch_sub(&conns->queued_bytes, first->len);
 	shm_free(first);
 }

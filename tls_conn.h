@@ -79,8 +79,10 @@ struct tls_conn {
 	struct tls_watch_link watch;
 };
 
-/* Makes the module's counters in shared memory. Returns 0, or -1 without memory. */
+/* Makes what all connections share. Returns 0, or -1 without memory. */
 int tls_conn_init(void);
+/* A process that was killed may have held the lock. */
+void tls_conn_free_lock(void);
 void tls_conn_destroy(void);
 
 /* Of a connection that the host is just making, too: its flags come after the hook

@@ -211,7 +211,9 @@ static int load_domains(void)
 				(size_t)config->len, LOAD_TIMEOUT_MS);
 
 	if (!slot) {
-		LM_ERR("tls: the engine process does not answer\n");
+		LM_ERR("tls: the engine process %s\n",
+		       tls_engine_has_died() ? "has ended while it read the configuration"
+					     : "does not answer");
 		return -1;
 	}
 	tls_log_report((const char *)slot->out);
@@ -278,6 +280,7 @@ static int engine_start(void)
 		LM_ERR("tls: cannot fork the engine process: %s\n", strerror(errno));
 		return -1;
 	}
+	tls_engine_set_child(pid);
 	if (load_domains() != 0)
 		return -1;
 	wipe_password(&default_tls_cfg.private_key_password);
@@ -297,6 +300,7 @@ static int child_init(int rank)
 static void free_locks(void)
 {
 	tls_watch_end();
+	tls_conn_free_lock();
 	tls_cert_free_lock();
 }
 
