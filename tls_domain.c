@@ -967,6 +967,11 @@ struct tls_domain_set *tls_domain_set_ref(struct tls_domain_set *set)
 	return set;
 }
 
+bool tls_domain_set_is_used(const struct tls_domain_set *set)
+{
+	return atomic_load(&set->refs) > 1;
+}
+
 void tls_domain_set_unref(struct tls_domain_set *set)
 {
 	if (!set || atomic_fetch_sub_explicit(&set->refs, 1, memory_order_acq_rel) != 1)

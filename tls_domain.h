@@ -59,8 +59,9 @@ struct tls_domain_set {
 	char **keys;                                        /* of the index */
 	size_t key_count;
 	struct tls_ticket_keys *tickets;
-	struct tls_config *config;      /* NULL: made of module parameters */
-	struct tls_settings parameters; /* then these */
+	struct tls_config *config;       /* NULL: made of module parameters */
+	struct tls_settings parameters;  /* then these */
+	struct tls_domain_set *next_old; /* for whoever owns the set, once it was replaced */
 };
 
 /* What a set is built from. Borrowed for the call. */
@@ -94,6 +95,8 @@ struct tls_domain_set *tls_domain_set_new(const struct tls_domain_source *source
 					  struct tls_report *report, bool *changed);
 struct tls_domain_set *tls_domain_set_ref(struct tls_domain_set *set);
 void tls_domain_set_unref(struct tls_domain_set *set); /* NULL is fine */
+/* True if there are other references than the caller's. */
+bool tls_domain_set_is_used(const struct tls_domain_set *set);
 
 /*
  * The domain for an accepted connection: by local address and the name that the client asks for

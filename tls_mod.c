@@ -3,6 +3,7 @@
  * What the host sees of the module: exports, and the order of its start. Nothing includes this
  * file's declarations; everything else is reached through the hooks and tables below.
  */
+#include "tls_area.h"
 #include "tls_cert.h"
 #include "tls_engine.h"
 #include "tls_event.h"
@@ -12,6 +13,7 @@
 #include "tls_reminder.h"
 #include "tls_rpc.h"
 #include "tls_select.h"
+#include "tls_serve.h"
 #include "tls_server.h"
 #include "tls_shortage.h"
 #include "tls_stats.h"
@@ -268,14 +270,14 @@ static int engine_start(void)
 	};
 	if (!config.dir || list_sockets(&config) != 0 ||
 	    tls_counter_create((unsigned)get_max_procs()) != 0 ||
-	    tls_engine_create((unsigned)get_max_procs()) != 0) {
+	    tls_area_create((unsigned)get_max_procs()) != 0) {
 		LM_ERR("tls: cannot make the engine's shared area: %s\n", strerror(errno));
 		return -1;
 	}
 	tls_shortage_set_processes((unsigned)get_max_procs());
 	pid = fork_process(PROC_NOCHLDINIT, "tls engine", 0);
 	if (pid == 0)
-		tls_engine_run(&config);
+		tls_serve_run(&config);
 	if (pid < 0) {
 		LM_ERR("tls: cannot fork the engine process: %s\n", strerror(errno));
 		return -1;
@@ -311,6 +313,6 @@ static void module_end(void)
 	tls_shortage_destroy();
 	tls_conn_destroy();
 	tls_cert_destroy();
-	tls_engine_destroy();
+	tls_area_destroy();
 	tls_counter_destroy();
 }

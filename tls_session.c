@@ -499,11 +499,6 @@ struct tls_session *tls_session_new(struct tls_domain_set *set,
 	return s;
 }
 
-struct tls_domain_set *tls_session_domains(const struct tls_session *s)
-{
-	return s->set;
-}
-
 void tls_session_free(struct tls_session *s)
 {
 	if (!s)

@@ -87,9 +87,6 @@ void tls_session_prepare(SSL_CTX *ctx, bool keylog);
 struct tls_session *tls_session_new(struct tls_domain_set *set,
 				    const struct tls_session_setup *setup);
 
-/* What it was made for; the reference stays the session's. */
-struct tls_domain_set *tls_session_domains(const struct tls_session *s);
-
 /* Takes records of the peer; goes on with the handshake, or reads if it is done. */
 enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session_io *io);
 
