@@ -157,7 +157,8 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 		}
 		if (left.tv_sec >= LOOK_AFTER)
 			left = (struct timespec){.tv_sec = LOOK_AFTER};
-		dead = tls_area_wait(&slot->state, state, &left) != 0 && errno == ETIMEDOUT &&
+		/* EINTR: by SIGCHLD, maybe. */
+		dead = tls_area_wait(&slot->state, state, &left) != 0 && errno != EAGAIN &&
 		       tls_engine_has_died();
 	}
 	missed = false;

@@ -41,8 +41,8 @@ int tls_flow_seal(struct tls_conn *conn, const void *data, size_t len, size_t *t
 /* Sends records on the reader's own descriptor, behind whatever is queued. Returns 0 or -1. */
 int tls_flow_send(struct tls_conn *conn, const uint8_t *data, size_t len, bool close_after);
 
-/* The same for records that have time until the next ones are sent, or the system's 200 ms are over
- * (MSG_MORE): one packet then carries both. */
+/* The same for records that have time until the next ones are sent, or until the system no longer
+ * waits for these (MSG_MORE; 200 ms, or a longer round trip): one packet then carries both. */
 int tls_flow_send_soon(struct tls_conn *conn, const uint8_t *data, size_t len);
 
 /* Sends the clear text that waited for the handshake, in the reader that finished it. Returns 0,

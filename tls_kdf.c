@@ -86,6 +86,15 @@ static bool hmac(enum hash hash, struct tls_kdf_bytes key, const struct tls_kdf_
 	return ok && EVP_MAC_final(ctx, out, &len, TLS_KDF_MAX_HASH) == 1;
 }
 
+void tls_kdf_forget(void)
+{
+	static const uint8_t zeros[TLS_KDF_MAX_HASH];
+
+	for (size_t i = 0; i < HASHES; i++)
+		if (hmacs[i])
+			EVP_MAC_init(hmacs[i], zeros, hash_sizes[i], NULL);
+}
+
 void tls_kdf_thread_end(void)
 {
 	for (size_t i = 0; i < HASHES; i++) {
@@ -125,6 +134,12 @@ static bool hmac(enum hash hash, struct tls_kdf_bytes key, const struct tls_kdf_
 	for (size_t i = 0; ok && i < count; i++)
 		ok = HMAC_Update(hmac_ctx, pieces[i].data, pieces[i].len) == 1;
 	return ok && HMAC_Final(hmac_ctx, out, NULL) == 1;
+}
+
+void tls_kdf_forget(void)
+{
+	if (hmac_ctx)
+		HMAC_CTX_reset(hmac_ctx);
 }
 
 void tls_kdf_thread_end(void)

@@ -161,14 +161,14 @@ static void read_fast(struct reading *r)
 	}
 }
 
-/* A client that has sent more than its handshake already waits for nothing but the answer to that,
- * so its ticket (RFC 8446 section 4.6.1) may go with it. */
+/* In TLS 1.3 a client that has sent more than its handshake already waits for nothing but the
+ * answer to that, so its ticket (RFC 8446 section 4.6.1) may go with it. */
 static int send_answer(const struct reading *r, const struct tls_engine_slot *slot)
 {
 	const struct tls_engine_answer *answer = &slot->answer;
 
 	if (r->conn->role == TLS_ROLE_SERVER && answer->state == TLS_SESSION_FAST &&
-	    r->used < r->len)
+	    answer->info.version == 0x0304 && r->used < r->len)
 		return tls_flow_send_soon(r->conn, slot->out, answer->out_len);
 	return tls_flow_send(r->conn, slot->out, answer->out_len, false);
 }

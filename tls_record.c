@@ -111,6 +111,7 @@ int tls_record_keys_update(struct tls_record_keys *k)
 		*k = next;
 		tls_record_keys_wipe(&next);
 	}
+	tls_kdf_forget();
 	OPENSSL_cleanse(secret, sizeof(secret));
 	return rc;
 }

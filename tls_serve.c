@@ -405,10 +405,14 @@ static void *worker(void *number)
 
 		if (slot && any_asked()) /* whoever asked may have woken this thread, busy now */
 			tls_area_wake_engine();
-		if (atomic_load(&tls_area->released))
-			free_released();
 		if (slot && take(slot))
 			is_long(slot) ? pass_to_loader(slot) : serve_and_go_on(slot);
+		if (atomic_load(&tls_area->released)) {
+			/* Who asked while this thread delivered must not wait for so many. */
+			if (any_asked())
+				tls_area_wake_engine();
+			free_released();
+		}
 		if (!slot)
 			wait_for_work(thread, seen);
 	}

@@ -9,6 +9,7 @@
 
 #include "core/cfg/cfg_struct.h"
 #include "core/tcp_init.h"
+#include "core/tcp_options.h"
 
 #include <string.h>
 #include <sys/socket.h>
@@ -95,6 +96,14 @@ void tls_h_tcpconn_clean(struct tcp_connection *c)
 	tls_conn_free(conn);
 }
 
+/* With tcp_fd_cache the host calls shutdown() next, which sends the last bytes in one packet with
+ * the FIN. Its close() alone may drop them, or leave them to whoever has a copy of the descriptor.
+ */
+static int last_send_flags(void)
+{
+	return (cfg_get(tcp, tcp_cfg, fd_cache) ? MSG_MORE : 0) | MSG_DONTWAIT | MSG_NOSIGNAL;
+}
+
 void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 {
 	struct tls_conn *conn = c->extra_data;
@@ -111,8 +120,8 @@ void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 	if (!conn->timed_out)
 		tls_flow_end_early(conn);
 	conn->state = TLS_CONN_CLOSED;
-	if (len > 0) /* the host's shutdown() sends it, in one packet with the FIN */
-		(void)!send(fd, tls_output, len, MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (len > 0)
+		(void)!send(fd, tls_output, len, last_send_flags());
 	if (conn->timed_out || failed)
 		shutdown(fd, SHUT_RDWR); /* a reader that has a copy of fd keeps it open else */
 	lock_release(&c->write_lock);

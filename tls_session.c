@@ -824,11 +824,12 @@ static void call_begin(struct tls_session *s)
 	ERR_clear_error();
 }
 
-/* Ends it: the counts go with the answer. */
+/* Ends it: the counts go with the answer, and no secret stays in the thread. */
 static enum tls_session_state call_end(const struct tls_session *s, struct tls_session_io *io,
 				       enum tls_session_state state)
 {
 	fixed_c_zlib_count(NULL);
+	tls_kdf_forget();
 	io->clear_bytes = s->zlib.clear;
 	io->packed_bytes = s->zlib.packed;
 	return state;

@@ -2,6 +2,7 @@
 """Peers that go away in every way and at every place; SER stays well and a bystander is not disturbed."""
 from __future__ import annotations
 
+import ssl
 import time
 
 import pytest
@@ -47,6 +48,37 @@ def _leave(client: RawTls, way: str) -> None:
 
 def _only_bystander_left(ser) -> None:
     ser.wait_connections(1)
+
+
+def _ends_with_close_notify(client: RawTls) -> bool:
+    """Reads to the end; False when it is a reset or a FIN alone."""
+    try:
+        while True:
+            try:
+                if not client.ssl.read(65536):
+                    return True
+            except ssl.SSLWantReadError:
+                client.feed()
+    except ssl.SSLZeroReturnError:
+        return True
+    except (ConnectionResetError, ssl.SSLEOFError):
+        return False
+
+
+@pytest.mark.parametrize("core", ["tcp_fd_cache=yes\n", "tcp_fd_cache=no\n"])
+def test_ser_says_goodbye_with_data_unread(pool, certs, core):
+    """The kernel answers what nobody reads with a reset; the close_notify has to be out before."""
+    ser = pool.get(tls=certs.server_params(), core=core, route="set_reply_close();\n")
+    for _ in range(5):
+        with RawTls(ser.tls_port, certs.client_context(high=V.TLSv1_2)) as client:
+            client.handshake()
+            client.sock.sendall(client.seal(client.build(uri=client.ser_uri)))
+            try:
+                for _ in range(3):
+                    client.sock.sendall(client.seal(b"\r\n" * 8000))
+            except OSError:
+                pass  # SER was faster
+            assert _ends_with_close_notify(client)
 
 
 def test_close_notify_is_answered_and_the_connection_closed(ser, context, bystander):

@@ -449,6 +449,23 @@ static void test_libcrypto_fails(void **state)
 	}
 }
 
+/* What forgot its keys is as good as new, and so is what never had one. */
+static void test_forget(void **state)
+{
+	uint8_t want[100] = {0}, out[100] = {0};
+
+	(void)state;
+	for (int function = EXTRACT; function < FUNCTIONS; function++) {
+		assert_int_equal(call(function, want), 0);
+		tls_kdf_forget();
+		tls_kdf_forget();
+		assert_int_equal(call(function, out), 0);
+		assert_memory_equal(out, want, sizeof(out));
+	}
+	tls_kdf_thread_end();
+	tls_kdf_forget();
+}
+
 static void *end_and_go_on(void *arg)
 {
 	uint8_t a[100] = {0}, b[100] = {0};
@@ -1697,6 +1714,7 @@ int main(void)
 		cmocka_unit_test(test_empty_secret),
 		cmocka_unit_test(test_prf),
 		cmocka_unit_test(test_libcrypto_fails),
+		cmocka_unit_test(test_forget),
 		cmocka_unit_test(test_thread_end),
 		cmocka_unit_test(test_threads),
 #if TLS_HAVE_PROVIDERS
