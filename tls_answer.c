@@ -332,14 +332,10 @@ static void describe_certificate(SSL *ssl, struct tls_engine_domain *row)
 	EVP_PKEY *key = X509_get0_pubkey(cert);
 	size_t len = strlen(row->key_type);
 	STACK_OF(X509) *chain = NULL;
-	int type = EVP_PKEY_base_id(key);
 	int64_t expires;
 
 	snprintf(row->key_type + len, sizeof(row->key_type) - len, "%s%s %d", len ? " + " : "",
-		 type == EVP_PKEY_EC    ? "EC"
-		 : type == EVP_PKEY_RSA ? "RSA"
-					: OBJ_nid2sn(type),
-		 EVP_PKEY_bits(key));
+		 tls_key_type(key), EVP_PKEY_bits(key));
 	expires = tls_expiry_left(cert);
 	if (row->chain == 0 || expires < row->expires)
 		row->expires = expires;

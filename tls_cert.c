@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_cert.h"
 
+#include "tls_compat.h"
+
 #include <openssl/evp.h>
 
 #include "core/locking.h"
@@ -83,7 +85,8 @@ static bool digest_of(const uint8_t *der, size_t len, uint8_t *digest)
 		EVP_MD_CTX_free(ctx);
 		ctx = NULL;
 	}
-	return ctx && EVP_DigestInit_ex(ctx, NULL, NULL) == 1 &&
+	/* OpenSSL 1.1.1 without engines follows a NULL pointer if it is told no type. */
+	return ctx && EVP_DigestInit_ex(ctx, TLS_HAVE_PROVIDERS ? NULL : EVP_sha256(), NULL) == 1 &&
 	       EVP_DigestUpdate(ctx, der, len) == 1 && EVP_DigestFinal_ex(ctx, digest, NULL) == 1;
 }
 

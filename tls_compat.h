@@ -8,11 +8,13 @@
 #define TLS_COMPAT_H
 
 #include <openssl/e_os2.h>
+#include <openssl/evp.h>
 #include <openssl/opensslv.h>
 
 #include <stddef.h>
 #include <features.h>
 #include <stdint.h>
+#include <sys/types.h> /* for ossl_ssize_t: OpenSSL 3.2 and 3.3 do not include it */
 
 #if OPENSSL_VERSION_NUMBER < 0x10101000L
 #error "OpenSSL 1.1.1 or newer is required"
@@ -28,6 +30,27 @@
 #define TLS_OPENSSL_1_1_1(letter) (0x1010100fUL + ((unsigned long)((letter) - 'a' + 1) << 4))
 #define TLS_OPENSSL_0_9_8(letter) (0x0090800fUL + ((unsigned long)((letter) - 'a' + 1) << 4))
 
+/* 4.0 gives a certificate's names as const; 1.1.1 takes them only without. */
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+typedef const X509_NAME tls_cert_name;
+#else
+typedef X509_NAME tls_cert_name;
+#endif
+
+/* "EC", "RSA", "ED25519", "ML-DSA-65". A key that only a provider knows has no number. */
+static inline const char *tls_key_type(const EVP_PKEY *key)
+{
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+	const char *name = EVP_PKEY_get0_type_name(key);
+
+	return name ? name : "unknown";
+#else
+	int type = EVP_PKEY_base_id(key);
+
+	return type == EVP_PKEY_EC ? "EC" : type == EVP_PKEY_RSA ? "RSA" : OBJ_nid2sn(type);
+#endif
+}
+
 /* Options that only newer versions have; what they turn off is not there before. */
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L
 #define TLS_OP_NO_RX_CERTIFICATE_COMPRESSION SSL_OP_NO_RX_CERTIFICATE_COMPRESSION
@@ -40,6 +63,9 @@
 
 /* Algorithms come from providers, and anybody can write one. */
 #define TLS_HAVE_PROVIDERS (OPENSSL_VERSION_NUMBER >= 0x30000000L)
+
+/* SSL_COMP_add_compression_method() keeps the number only (issue 31690 of OpenSSL). */
+#define TLS_COMP_METHOD_IS_LOST (OPENSSL_VERSION_NUMBER >= 0x30400000L)
 
 /* How the functions of a compression method tell sizes. */
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L

@@ -163,7 +163,7 @@ static bool has_certificate_of_type(const struct tls_build *b, const EVP_PKEY *k
 {
 	X509 *before = SSL_CTX_get0_certificate(b->ctx);
 
-	return before && EVP_PKEY_base_id(X509_get0_pubkey(before)) == EVP_PKEY_base_id(key);
+	return before && strcmp(tls_key_type(X509_get0_pubkey(before)), tls_key_type(key)) == 0;
 }
 
 static void note_shown(struct tls_build *b, const struct credential *c, X509 *cert)

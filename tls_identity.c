@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_identity.h"
 
+#include "tls_compat.h"
+
 #include "tls_workaround.h"
 
 #include <openssl/err.h>
@@ -191,7 +193,7 @@ static bool sans_match(const GENERAL_NAMES *sans, const struct host *name)
 /* The most specific common name, unless its RDN has two (RFC 6125 section 1.8, CN-ID). */
 static const ASN1_STRING *last_cn(X509 *cert)
 {
-	X509_NAME *subject = X509_get_subject_name(cert);
+	tls_cert_name *subject = X509_get_subject_name(cert);
 	const X509_NAME_ENTRY *entry = NULL, *before = NULL;
 	int at = -1;
 
@@ -403,7 +405,7 @@ static void line_add_sans(struct line *line, X509 *cert, int wanted)
 
 static void line_add_cns(struct line *line, X509 *cert)
 {
-	X509_NAME *subject = X509_get_subject_name(cert);
+	tls_cert_name *subject = X509_get_subject_name(cert);
 	int at = -1;
 
 	while ((at = X509_NAME_get_index_by_NID(subject, NID_commonName, at)) >= 0) {

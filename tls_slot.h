@@ -49,7 +49,7 @@ struct tls_engine_domain {
 	char subject[256]; /* of its certificate, "" without one */
 	char names[512];   /* subjectAltNames */
 	int64_t expires;   /* seconds from now */
-	char key_type[32]; /* "EC 256", "RSA 2048", or both with " + " */
+	char key_type[64]; /* "EC 256", "RSA 2048", or both with " + " */
 	unsigned chain;    /* certificates that are sent */
 };
 

@@ -92,6 +92,9 @@ static const struct row rows[TLS_WORKAROUNDS] = {
 							  {V(3, 4, 0), V(3, 4, 4)},
 							  {V(3, 5, 0), V(3, 5, 5)},
 							  {V(3, 6, 0), V(3, 6, 1)}}},
+	[TLS_WORKAROUND_LOST_METHOD] = {"31690", "a compression method is not kept",
+					.versions = {{V(3, 4, 0), NEVER_ENDED}},
+					.needed = wants_compression},
 };
 
 static bool is_affected(const struct row *row, unsigned long number)

