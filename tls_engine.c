@@ -5,7 +5,6 @@
 #include "tls_area.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 

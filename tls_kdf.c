@@ -49,8 +49,9 @@ static enum hash hash_of(uint8_t hash)
 
 #if TLS_HAVE_EVP_MAC
 
-/* Owner: the thread. */
+/* Owner: the thread. Those of keyed hold the key that they were used with last. */
 static __thread EVP_MAC_CTX *hmacs[HASHES];
+static __thread bool keyed[HASHES];
 
 static EVP_MAC_CTX *hmac_of(enum hash hash)
 {
@@ -81,6 +82,7 @@ static bool hmac(enum hash hash, struct tls_kdf_bytes key, const struct tls_kdf_
 	bool ok = ctx && EVP_MAC_init(ctx, key.data, key.len, NULL) == 1;
 	size_t len;
 
+	keyed[hash] |= ctx != NULL;
 	for (size_t i = 0; ok && i < count; i++)
 		ok = EVP_MAC_update(ctx, pieces[i].data, pieces[i].len) == 1;
 	return ok && EVP_MAC_final(ctx, out, &len, TLS_KDF_MAX_HASH) == 1;
@@ -90,9 +92,11 @@ void tls_kdf_forget(void)
 {
 	static const uint8_t zeros[TLS_KDF_MAX_HASH];
 
-	for (size_t i = 0; i < HASHES; i++)
-		if (hmacs[i])
+	for (size_t i = 0; i < HASHES; i++) {
+		if (keyed[i])
 			EVP_MAC_init(hmacs[i], zeros, hash_sizes[i], NULL);
+		keyed[i] = false;
+	}
 }
 
 void tls_kdf_thread_end(void)
@@ -100,6 +104,7 @@ void tls_kdf_thread_end(void)
 	for (size_t i = 0; i < HASHES; i++) {
 		EVP_MAC_CTX_free(hmacs[i]);
 		hmacs[i] = NULL;
+		keyed[i] = false;
 	}
 }
 
@@ -227,14 +232,14 @@ int tls_kdf_prf(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes 
 	size_t half = (secret.len + 1) / 2; /* RFC 4346 section 5: they may share a byte */
 	struct tls_kdf_bytes first = {secret.data, half};
 	struct tls_kdf_bytes second = {(const uint8_t *)secret.data + secret.len - half, half};
-
-	bool ok = hash == TLS_PRF_MD5_SHA1 || tls_kdf_hash_size(hash) != 0;
+	bool ok;
 
 	memset(out, 0, len);
-	if (ok && hash == TLS_PRF_MD5_SHA1)
+	if (hash == TLS_PRF_MD5_SHA1)
 		ok = add_p_hash(HASH_MD5, first, seed, out, len) &&
 		     add_p_hash(HASH_SHA1, second, seed, out, len);
-	else if (ok)
-		ok = add_p_hash(hash_of(hash), secret, seed, out, len);
+	else
+		ok = tls_kdf_hash_size(hash) != 0 &&
+		     add_p_hash(hash_of(hash), secret, seed, out, len);
 	return ok ? 0 : -1;
 }

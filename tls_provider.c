@@ -120,6 +120,16 @@ static bool read_params(struct request *r, const OSSL_PARAM *p)
 	return ok;
 }
 
+/* What kdf makes of these parameters; NULL is fine. */
+static bool run(EVP_KDF *kdf, uint8_t *out, size_t len, const OSSL_PARAM params[])
+{
+	EVP_KDF_CTX *ctx = kdf ? EVP_KDF_CTX_new(kdf) : NULL;
+	bool ok = ctx && EVP_KDF_derive(ctx, out, len, params) == 1;
+
+	EVP_KDF_CTX_free(ctx);
+	return ok;
+}
+
 /*
  * For a hash that tls_kdf.h does not have: then OpenSSL's own derives. All parameters have to come
  * with the call, as libssl's do.
@@ -128,10 +138,8 @@ static int derive_elsewhere(const char *algorithm, uint8_t *out, size_t len,
 			    const OSSL_PARAM params[])
 {
 	EVP_KDF *kdf = EVP_KDF_fetch(NULL, algorithm, NOT_OURS);
-	EVP_KDF_CTX *ctx = kdf ? EVP_KDF_CTX_new(kdf) : NULL;
-	bool ok = ctx && EVP_KDF_derive(ctx, out, len, params) == 1;
+	bool ok = run(kdf, out, len, params);
 
-	EVP_KDF_CTX_free(ctx);
 	EVP_KDF_free(kdf);
 	return ok;
 }
@@ -470,7 +478,6 @@ static bool derive_with(EVP_KDF *kdf, int mode, char *digest, uint8_t *out, size
 {
 	static unsigned char key[TLS_KDF_MAX_HASH] = "key", salt[TLS_KDF_MAX_HASH] = "salt",
 			     prefix[] = "tls13 ", label[] = "label", data[TLS_KDF_MAX_HASH];
-	EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
 	OSSL_PARAM params[] = {
 		OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode),
 		OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
@@ -484,10 +491,8 @@ static bool derive_with(EVP_KDF *kdf, int mode, char *digest, uint8_t *out, size
 		OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SEED, salt, sizeof(salt)),
 		OSSL_PARAM_construct_end(),
 	};
-	bool ok = ctx && EVP_KDF_derive(ctx, out, len, params) == 1;
 
-	EVP_KDF_CTX_free(ctx);
-	return ok;
+	return run(kdf, out, len, params);
 }
 
 /* True if OpenSSL takes this file's algorithm and it gives the same as the one that is taken else.

@@ -348,7 +348,8 @@ static struct tls_engine_slot *next_asked(_Atomic uint64_t *asked, unsigned *tur
 /* Domains take seconds to build, so one thread does nothing else: handshakes never wait for it. */
 static void *loader(void *unused)
 {
-	static const struct timespec soon = {.tv_nsec = 100000000};
+	/* Held connections can keep replaced domains for days. */
+	static const struct timespec soon = {.tv_sec = 1};
 	unsigned turn = 0;
 
 	(void)unused;
