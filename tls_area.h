@@ -35,9 +35,7 @@ enum tls_slot_state {
 /* Names of suites that were negotiated, so that no other process needs OpenSSL to tell them. */
 struct tls_area_suite {
 	_Atomic uint16_t suite; /* set last; 0 ends the table */
-	char name[TLS_SESSION_SUITE];
-	char cipher_name[TLS_SESSION_SUITE];
-	char description[TLS_SESSION_DESCRIPTION];
+	struct tls_session_suite names;
 };
 
 struct tls_area_domain {

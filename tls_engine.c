@@ -33,17 +33,17 @@ unsigned tls_engine_domain_users(uint32_t id)
 
 const char *tls_engine_suite_name(uint16_t suite)
 {
-	return tls_area ? tls_area_suite(suite)->name : "";
+	return tls_area ? tls_area_suite(suite)->names.name : "";
 }
 
 const char *tls_engine_cipher_name(uint16_t suite)
 {
-	return tls_area ? tls_area_suite(suite)->cipher_name : "";
+	return tls_area ? tls_area_suite(suite)->names.cipher_name : "";
 }
 
 const char *tls_engine_cipher_description(uint16_t suite)
 {
-	return tls_area ? tls_area_suite(suite)->description : "";
+	return tls_area ? tls_area_suite(suite)->names.description : "";
 }
 
 /* ---- requests ---- */

@@ -92,7 +92,7 @@ static void log_established(const struct tls_conn *conn, const struct tls_sessio
 {
 	tls_log_conn(cfg_get(tls, tls_cfg, log), conn, "established",
 		     "version=%s suite=%s path=%s verified=%s resumed=%s domain=\"%s\"%s%s",
-		     version_name(info->version), info->suite_name,
+		     version_name(info->version), tls_engine_suite_name(info->suite),
 		     conn->state == TLS_CONN_FAST ? "fast" : "engine",
 		     !info->has_peer_cert ? "none"
 		     : info->verified     ? "yes"

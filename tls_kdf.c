@@ -49,9 +49,17 @@ static enum hash hash_of(uint8_t hash)
 
 #if TLS_HAVE_EVP_MAC
 
-/* Owner: the thread. Those of keyed hold the key that they were used with last. */
+/* The key that a hash was used with last: libcrypto begins anew with it in half the time, and one
+ * key comes several times in a row. */
+struct last_key {
+	bool used;
+	size_t len; /* 0: a long one, or one that failed */
+	uint8_t bytes[TLS_KDF_MAX_HASH];
+};
+
+/* Owner: the thread. */
 static __thread EVP_MAC_CTX *hmacs[HASHES];
-static __thread bool keyed[HASHES];
+static __thread struct last_key last_keys[HASHES];
 
 static EVP_MAC_CTX *hmac_of(enum hash hash)
 {
@@ -74,15 +82,30 @@ static EVP_MAC_CTX *hmac_of(enum hash hash)
 	return hmacs[hash];
 }
 
-/* Without a key libcrypto would take the last one again. */
+/* Without a key libcrypto takes the last one again. */
+static bool hmac_begin(EVP_MAC_CTX *ctx, struct last_key *last, struct tls_kdf_bytes key)
+{
+	if (last->len > 0 && last->len == key.len &&
+	    CRYPTO_memcmp(last->bytes, key.data, key.len) == 0)
+		return EVP_MAC_init(ctx, NULL, 0, NULL) == 1;
+	last->used = true;
+	last->len = 0;
+	if (EVP_MAC_init(ctx, key.data, key.len, NULL) != 1)
+		return false;
+	if (key.len <= sizeof(last->bytes)) {
+		memcpy(last->bytes, key.data, key.len);
+		last->len = key.len;
+	}
+	return true;
+}
+
 static bool hmac(enum hash hash, struct tls_kdf_bytes key, const struct tls_kdf_bytes *pieces,
 		 size_t count, uint8_t *out)
 {
 	EVP_MAC_CTX *ctx = key.data ? hmac_of(hash) : NULL;
-	bool ok = ctx && EVP_MAC_init(ctx, key.data, key.len, NULL) == 1;
+	bool ok = ctx && hmac_begin(ctx, &last_keys[hash], key);
 	size_t len;
 
-	keyed[hash] |= ctx != NULL;
 	for (size_t i = 0; ok && i < count; i++)
 		ok = EVP_MAC_update(ctx, pieces[i].data, pieces[i].len) == 1;
 	return ok && EVP_MAC_final(ctx, out, &len, TLS_KDF_MAX_HASH) == 1;
@@ -92,11 +115,10 @@ void tls_kdf_forget(void)
 {
 	static const uint8_t zeros[TLS_KDF_MAX_HASH];
 
-	for (size_t i = 0; i < HASHES; i++) {
-		if (keyed[i])
+	for (size_t i = 0; i < HASHES; i++)
+		if (last_keys[i].used)
 			EVP_MAC_init(hmacs[i], zeros, hash_sizes[i], NULL);
-		keyed[i] = false;
-	}
+	OPENSSL_cleanse(last_keys, sizeof(last_keys));
 }
 
 void tls_kdf_thread_end(void)
@@ -104,8 +126,8 @@ void tls_kdf_thread_end(void)
 	for (size_t i = 0; i < HASHES; i++) {
 		EVP_MAC_CTX_free(hmacs[i]);
 		hmacs[i] = NULL;
-		keyed[i] = false;
 	}
+	OPENSSL_cleanse(last_keys, sizeof(last_keys));
 }
 
 #else

@@ -93,7 +93,7 @@ static bool read_digest(const OSSL_PARAM *p, uint8_t *hash)
 static bool read_part(const OSSL_PARAM *p, struct tls_kdf_bytes part[PARTS])
 {
 	for (int i = 0; i < PARTS; i++) {
-		if (strcmp(p->key, part_names[i]) != 0)
+		if (p->key[0] != part_names[i][0] || strcmp(p->key, part_names[i]) != 0)
 			continue;
 		if (p->data_type != OSSL_PARAM_OCTET_STRING)
 			return false;

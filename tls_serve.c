@@ -131,18 +131,18 @@ static struct tls_session *new_session(struct tls_engine_slot *slot, uint32_t *h
 	return NULL;
 }
 
-static void remember_suite(const struct tls_session_info *info)
+static void remember_suite(const struct tls_session *session, uint16_t suite)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	struct tls_area_suite *entry;
+	struct tls_area_suite *entry = tls_area_suite(suite);
 
+	if (atomic_load(&entry->suite) == suite)
+		return;
 	pthread_mutex_lock(&lock);
-	entry = tls_area_suite(info->suite);
+	entry = tls_area_suite(suite);
 	if (atomic_load(&entry->suite) == 0 && entry < &tls_area->suites[TLS_AREA_SUITES]) {
-		memcpy(entry->name, info->suite_name, sizeof(entry->name));
-		memcpy(entry->cipher_name, info->cipher_name, sizeof(entry->cipher_name));
-		memcpy(entry->description, info->description, sizeof(entry->description));
-		atomic_store(&entry->suite, info->suite);
+		tls_session_suite(session, &entry->names);
+		atomic_store(&entry->suite, suite);
 	}
 	pthread_mutex_unlock(&lock);
 }
@@ -198,7 +198,7 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 	answer->more = io.more;
 	write_keylog(slot);
 	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_HELD)
-		remember_suite(&answer->info);
+		remember_suite(session, answer->info.suite);
 }
 
 /*

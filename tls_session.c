@@ -751,15 +751,6 @@ static void fill_certs(struct tls_session *s, struct tls_session_io *io)
 	X509_free(peer);
 }
 
-/* OpenSSL ends the text with a line feed. */
-static void describe_suite(const SSL_CIPHER *cipher, struct tls_session_info *info)
-{
-	if (!SSL_CIPHER_description(cipher, info->description, sizeof(info->description)))
-		info->description[0] = '\0';
-	info->description[strcspn(info->description, "\n")] = '\0';
-	snprintf(info->cipher_name, sizeof(info->cipher_name), "%s", SSL_CIPHER_get_name(cipher));
-}
-
 static void fill_info(struct tls_session *s, struct tls_session_io *io)
 {
 	const SSL_CIPHER *cipher = SSL_get_current_cipher(s->ssl);
@@ -770,12 +761,8 @@ static void fill_info(struct tls_session *s, struct tls_session_io *io)
 	info->suite = (uint16_t)SSL_CIPHER_get_protocol_id(cipher);
 	info->suite_bits = (uint16_t)SSL_CIPHER_get_bits(cipher, NULL);
 	info->resumed = SSL_session_reused(s->ssl);
-	snprintf(info->suite_name, sizeof(info->suite_name), "%s",
-		 SSL_CIPHER_standard_name(cipher) ? SSL_CIPHER_standard_name(cipher)
-						  : SSL_CIPHER_get_name(cipher));
 	snprintf(info->server_name, sizeof(info->server_name), "%s", s->server_name);
 	info->domain_id = s->domain->ident->id;
-	describe_suite(cipher, info);
 	fill_certs(s, io);
 }
 
@@ -895,6 +882,18 @@ void tls_session_describe(struct tls_session *s, struct tls_session_io *io)
 {
 	io->text[0] = '\0';
 	session_tell(s, io->text);
+}
+
+void tls_session_suite(const struct tls_session *s, struct tls_session_suite *suite)
+{
+	const SSL_CIPHER *cipher = SSL_get_current_cipher(s->ssl);
+	const char *name = SSL_CIPHER_standard_name(cipher);
+
+	snprintf(suite->cipher_name, sizeof(suite->cipher_name), "%s", SSL_CIPHER_get_name(cipher));
+	snprintf(suite->name, sizeof(suite->name), "%s", name ? name : suite->cipher_name);
+	if (!SSL_CIPHER_description(cipher, suite->description, sizeof(suite->description)))
+		suite->description[0] = '\0';
+	suite->description[strcspn(suite->description, "\n")] = '\0'; /* OpenSSL ends it with one */
 }
 
 void tls_session_check_server_id(const struct tls_session *s, const char *server_id, char *text)

@@ -31,17 +31,21 @@ enum tls_session_state {
 /* What is known of an established connection. */
 struct tls_session_info {
 	uint16_t version;    /* 0x0304 is TLS 1.3 */
-	uint16_t suite;      /* RFC 8446 appendix B.4 */
+	uint16_t suite;      /* its number; tls_session_suite() names it */
 	uint16_t suite_bits; /* strength of its cipher */
 	bool resumed;
 	bool has_peer_cert;
 	bool verified;      /* the peer showed a certificate and its chain verifies */
 	long verify_result; /* X509_V_... */
 	uint32_t domain_id; /* of its domain, for counting, or 0 */
-	char suite_name[TLS_SESSION_SUITE];
-	char cipher_name[TLS_SESSION_SUITE];       /* as OpenSSL calls the suite */
-	char description[TLS_SESSION_DESCRIPTION]; /* OpenSSL's, of the suite */
-	char server_name[TLS_SESSION_NAME];        /* SNI, or "" */
+	char server_name[TLS_SESSION_NAME]; /* SNI, or "" */
+};
+
+/* What a suite is called. */
+struct tls_session_suite {
+	char name[TLS_SESSION_SUITE];              /* RFC 8446 appendix B.4 */
+	char cipher_name[TLS_SESSION_SUITE];       /* OpenSSL's */
+	char description[TLS_SESSION_DESCRIPTION]; /* OpenSSL's */
 };
 
 /* What starts a session. Plain data: crosses a process. */
@@ -98,6 +102,9 @@ void tls_session_close(struct tls_session *s, struct tls_session_io *io);
 
 /* Says in text, of TLS_SESSION_TEXT bytes, that a server_id chose no domain; "" if it did. */
 void tls_session_check_server_id(const struct tls_session *s, const char *server_id, char *text);
+
+/* Names the suite of a session whose handshake is done. */
+void tls_session_suite(const struct tls_session *s, struct tls_session_suite *suite);
 
 /* Fills io->text with what a failure's line tells of a handshake, from " domain=" on: for one that
  * ends for a reason that the engine does not see. */

@@ -329,6 +329,31 @@ static void test_no_secret_is_not_the_last_one(void **state)
 	assert_int_equal(ERR_peek_error(), 0);
 }
 
+/* Whether a key is the one before, begins like it, or is too long to be remembered. */
+static void test_keys_in_a_row(void **state)
+{
+	static const char long_a[] = "a key that is longer than a hash, and than a block of it: "
+				     "0123456789abcdefghijklmnopqrstuvwxyz";
+	static const char long_b[] = "a key that is longer than a hash, and than a block of it: "
+				     "0123456789abcdefghijklmnopqrstuvwxyy";
+	static const char *const keys[] = {"secret", "secret", "secre",  "secret1", "secret",
+					   "Secret", long_a,   long_a,   long_b,    "secret",
+					   "secret", "",       "secret", long_a,    "secret"};
+
+	(void)state;
+	for (uint8_t hash = TLS_PRF_SHA256; hash <= TLS_PRF_SHA384; hash++) {
+		for (size_t i = 0; i < COUNT(keys); i++) {
+			const EVP_MD *md = hash == TLS_PRF_SHA256 ? EVP_sha256() : EVP_sha384();
+			uint8_t a[64], b[64], data = (uint8_t)i;
+
+			assert_int_equal(tls_kdf_extract(hash, text(keys[i]), bytes(&data, 1), a),
+					 0);
+			assert_non_null(HMAC(md, keys[i], (int)strlen(keys[i]), &data, 1, b, NULL));
+			assert_memory_equal(a, b, tls_kdf_hash_size(hash));
+		}
+	}
+}
+
 /* An empty one is one, but none of what was there before either. */
 static void test_empty_secret(void **state)
 {
@@ -1713,6 +1738,7 @@ int main(void)
 		cmocka_unit_test(test_output_limits),
 		cmocka_unit_test(test_unknown_hashes),
 		cmocka_unit_test(test_no_secret_is_not_the_last_one),
+		cmocka_unit_test(test_keys_in_a_row),
 		cmocka_unit_test(test_empty_secret),
 		cmocka_unit_test(test_prf),
 		cmocka_unit_test(test_libcrypto_fails),
