@@ -56,13 +56,13 @@ enum {
 static char *get_version(const struct question *q)
 {
 	switch (q->conn->version) {
-	case 0x0304:
+	case TLS_VERSION_1_3:
 		return strdup("TLSv1.3");
-	case 0x0303:
+	case TLS_VERSION_1_2:
 		return strdup("TLSv1.2");
-	case 0x0302:
+	case TLS_VERSION_1_1:
 		return strdup("TLSv1.1");
-	case 0x0301:
+	case TLS_VERSION_1_0:
 		return strdup("TLSv1");
 	default:
 		return strdup("SSLv3");

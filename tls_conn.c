@@ -157,11 +157,11 @@ void tls_conn_count_failure(struct tls_conn *conn)
 static enum tls_counter version_row(uint16_t version)
 {
 	switch (version) {
-	case 0x0304:
+	case TLS_VERSION_1_3:
 		return TLS_COUNT_handshakes_tls1_3;
-	case 0x0303:
+	case TLS_VERSION_1_2:
 		return TLS_COUNT_handshakes_tls1_2;
-	case 0x0302:
+	case TLS_VERSION_1_1:
 		return TLS_COUNT_handshakes_tls1_1;
 	default:
 		return TLS_COUNT_handshakes_tls1_0;

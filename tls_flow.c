@@ -65,13 +65,13 @@ struct tls_engine_slot *tls_flow_ask(struct tls_conn *conn, enum tls_engine_op o
 static const char *version_name(uint16_t version)
 {
 	switch (version) {
-	case 0x0304:
+	case TLS_VERSION_1_3:
 		return "TLSv1.3";
-	case 0x0303:
+	case TLS_VERSION_1_2:
 		return "TLSv1.2";
-	case 0x0302:
+	case TLS_VERSION_1_1:
 		return "TLSv1.1";
-	case 0x0301:
+	case TLS_VERSION_1_0:
 		return "TLSv1.0";
 	default:
 		return "SSLv3";

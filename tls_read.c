@@ -168,7 +168,7 @@ static int send_answer(const struct reading *r, const struct tls_engine_slot *sl
 	const struct tls_engine_answer *answer = &slot->answer;
 
 	if (r->conn->role == TLS_ROLE_SERVER && answer->state == TLS_SESSION_FAST &&
-	    answer->info.version == 0x0304 && r->used < r->len)
+	    answer->info.version == TLS_VERSION_1_3 && r->used < r->len)
 		return tls_flow_send_soon(r->conn, slot->out, answer->out_len);
 	return tls_flow_send(r->conn, slot->out, answer->out_len, false);
 }

@@ -13,14 +13,12 @@
 
 #include <string.h>
 
-#define RECORD_TAG         16
-#define RECORD_SALT        4  /* RFC 5288 section 3 */
-#define RECORD_EXPLICIT    8  /* likewise: the explicit part of the nonce */
-#define RECORD_AAD_MAX     13 /* RFC 5246 section 6.2.3.3 */
-#define RECORD_MASTER      48
-#define RECORD_RANDOM      32
-#define RECORD_VERSION_1_2 0x0303
-#define RECORD_VERSION_1_3 0x0304
+#define RECORD_TAG      16
+#define RECORD_SALT     4  /* RFC 5288 section 3 */
+#define RECORD_EXPLICIT 8  /* likewise: the explicit part of the nonce */
+#define RECORD_AAD_MAX  13 /* RFC 5246 section 6.2.3.3 */
+#define RECORD_MASTER   48
+#define RECORD_RANDOM   32
 
 enum record_direction {
 	RECORD_OPEN,
@@ -85,7 +83,7 @@ int tls_record_keys_1_3(struct tls_record_keys *k, uint8_t aead, uint8_t hash,
 	memset(k, 0, sizeof(*k));
 	if (key_len == 0 || secret_len == 0 || secret_len != tls_kdf_hash_size(hash))
 		return -1;
-	k->version = RECORD_VERSION_1_3;
+	k->version = TLS_VERSION_1_3;
 	k->aead = aead;
 	k->hash = hash;
 	memcpy(k->secret, secret, secret_len);
@@ -103,7 +101,7 @@ int tls_record_keys_update(struct tls_record_keys *k)
 	size_t len = tls_kdf_hash_size(k->hash);
 	int rc = -1;
 
-	if (k->version != RECORD_VERSION_1_3 || len == 0)
+	if (k->version != TLS_VERSION_1_3 || len == 0)
 		return -1;
 	if (record_expand(k->hash, k->secret, "tls13 traffic upd", secret, len) == 0 &&
 	    tls_record_keys_1_3(&next, k->aead, k->hash, secret, len) == 0) {
@@ -139,7 +137,7 @@ static void record_keys_fill_1_2(struct tls_record_keys *k, uint8_t aead, uint8_
 {
 	const uint8_t *iv = block + 2 * key_len;
 
-	k->version = RECORD_VERSION_1_2;
+	k->version = TLS_VERSION_1_2;
 	k->aead = aead;
 	k->hash = hash;
 	memcpy(k->key, server ? block + key_len : block, key_len);
@@ -189,7 +187,7 @@ static uint64_t record_get64(const uint8_t *in)
 /* TLS 1.2 GCM records carry 8 bytes of their nonce; the others carry nothing. */
 static size_t record_explicit_size(const struct tls_record_keys *k)
 {
-	if (k->version == RECORD_VERSION_1_2 && k->aead != TLS_AEAD_CHACHA20_POLY1305)
+	if (k->version == TLS_VERSION_1_2 && k->aead != TLS_AEAD_CHACHA20_POLY1305)
 		return RECORD_EXPLICIT;
 	return 0;
 }
@@ -208,7 +206,7 @@ static void record_nonce_xor(const struct tls_record_keys *k, uint64_t seq, uint
 static size_t record_aad(const struct tls_record_keys *k, uint64_t seq, const uint8_t *header,
 			 size_t plain_len, uint8_t *aad)
 {
-	if (k->version == RECORD_VERSION_1_3) {
+	if (k->version == TLS_VERSION_1_3) {
 		memcpy(aad, header, TLS_RECORD_HEADER);
 		return TLS_RECORD_HEADER;
 	}
@@ -315,7 +313,7 @@ static size_t record_length(const uint8_t *rec)
  */
 static int record_type_allowed(const struct tls_record_keys *k, uint8_t type)
 {
-	if (k->version == RECORD_VERSION_1_3)
+	if (k->version == TLS_VERSION_1_3)
 		return type == TLS_CONTENT_APPLICATION_DATA;
 	return type >= TLS_CONTENT_ALERT && type <= TLS_CONTENT_APPLICATION_DATA;
 }
@@ -323,8 +321,8 @@ static int record_type_allowed(const struct tls_record_keys *k, uint8_t type)
 int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t len,
 		    struct tls_record_header *h, uint8_t *alert)
 {
-	size_t limit = k->version == RECORD_VERSION_1_3 ? TLS_RECORD_MAX_CIPHER_1_3
-							: TLS_RECORD_MAX_CIPHER;
+	size_t limit =
+		k->version == TLS_VERSION_1_3 ? TLS_RECORD_MAX_CIPHER_1_3 : TLS_RECORD_MAX_CIPHER;
 
 	h->type = 0;
 	h->size = 0;
@@ -332,7 +330,7 @@ int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t 
 		return 0;
 	if (!record_type_allowed(k, buf[0]))
 		return record_refuse(alert, TLS_ALERT_UNEXPECTED_MESSAGE);
-	if (buf[1] != RECORD_VERSION_1_2 >> 8 || buf[2] != (RECORD_VERSION_1_2 & 0xff))
+	if (buf[1] != TLS_VERSION_1_2 >> 8 || buf[2] != (TLS_VERSION_1_2 & 0xff))
 		return record_refuse(alert, TLS_ALERT_PROTOCOL_VERSION);
 	if (record_length(buf) > limit)
 		return record_refuse(alert, TLS_ALERT_RECORD_OVERFLOW);
@@ -345,7 +343,7 @@ int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t 
 static int record_usable(const struct tls_record_keys *k)
 {
 	return tls_record_key_size(k->aead) != 0 && k->seq != UINT64_MAX &&
-	       (k->version == RECORD_VERSION_1_2 || k->version == RECORD_VERSION_1_3);
+	       (k->version == TLS_VERSION_1_2 || k->version == TLS_VERSION_1_3);
 }
 
 /* RFC 8446 section 5.4: the type is the last byte that is not zero. */
@@ -365,7 +363,7 @@ static int record_inner_type(const uint8_t *plain, size_t *len, uint8_t *type, u
 int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_t **plain,
 		    size_t *plain_len, uint8_t *type, uint8_t *alert)
 {
-	int inner = k->version == RECORD_VERSION_1_3;
+	int inner = k->version == TLS_VERSION_1_3;
 	size_t prefix = TLS_RECORD_HEADER + record_explicit_size(k);
 	uint8_t nonce[TLS_RECORD_IV];
 	uint8_t aad[RECORD_AAD_MAX];
@@ -399,7 +397,7 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
 size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *in, size_t len,
 		       uint8_t *out)
 {
-	int inner = k->version == RECORD_VERSION_1_3;
+	int inner = k->version == TLS_VERSION_1_3;
 	size_t explicit_len = record_explicit_size(k);
 	size_t size = explicit_len + len + (size_t)inner + RECORD_TAG;
 	uint8_t nonce[TLS_RECORD_IV];
@@ -411,8 +409,8 @@ size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *i
 		return 0;
 	seq = k->seq++;
 	out[0] = inner ? TLS_CONTENT_APPLICATION_DATA : type;
-	out[1] = RECORD_VERSION_1_2 >> 8;
-	out[2] = RECORD_VERSION_1_2 & 0xff;
+	out[1] = TLS_VERSION_1_2 >> 8;
+	out[2] = TLS_VERSION_1_2 & 0xff;
 	out[3] = (uint8_t)(size >> 8);
 	out[4] = (uint8_t)size;
 	record_nonce_xor(k, seq, nonce);

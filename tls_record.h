@@ -37,6 +37,14 @@ enum tls_content_type {
 	TLS_CONTENT_APPLICATION_DATA = 23,
 };
 
+/* RFC 8446 section 4.2.1 */
+enum tls_version {
+	TLS_VERSION_1_0 = 0x0301,
+	TLS_VERSION_1_1 = 0x0302,
+	TLS_VERSION_1_2 = 0x0303,
+	TLS_VERSION_1_3 = 0x0304,
+};
+
 /* RFC 8446 section 6, RFC 5246 section 7.2; only those that this code sends or names. */
 enum tls_alert {
 	TLS_ALERT_CLOSE_NOTIFY = 0,
@@ -64,7 +72,7 @@ enum tls_aead {
  * whatever lock guards the connection. Wiped with tls_record_keys_wipe().
  */
 struct tls_record_keys {
-	uint16_t version; /* 0x0303 or 0x0304 */
+	uint16_t version; /* TLS_VERSION_1_2 or _1_3 */
 	uint8_t aead;     /* enum tls_aead */
 	uint8_t hash;     /* enum tls_prf_hash, TLS 1.3 only: hash of the key schedule */
 	/* The number that the next record will use. Counted up BEFORE the record is

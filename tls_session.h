@@ -30,7 +30,7 @@ enum tls_session_state {
 
 /* What is known of an established connection. */
 struct tls_session_info {
-	uint16_t version;    /* 0x0304 is TLS 1.3 */
+	uint16_t version;    /* enum tls_version, or that of SSL 3.0 */
 	uint16_t suite;      /* its number; tls_session_suite() names it */
 	uint16_t suite_bits; /* strength of its cipher */
 	bool resumed;

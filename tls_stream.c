@@ -10,8 +10,6 @@
 
 #include <string.h>
 
-#define STREAM_VERSION_1_3 0x0304
-
 /* What a peer may send in a row without any application data: enough for every honest one. */
 #define STREAM_MAX_EMPTY    32 /* records without content */
 #define STREAM_MAX_UPDATES  32 /* KeyUpdate messages */
@@ -98,7 +96,7 @@ void tls_stream_wipe(struct tls_stream *s)
 
 static int stream_is_1_3(const struct tls_stream *s)
 {
-	return s->rd.version == STREAM_VERSION_1_3;
+	return s->rd.version == TLS_VERSION_1_3;
 }
 
 static void stream_kill(struct tls_stream *s)
