@@ -51,6 +51,17 @@ static inline const char *tls_key_type(const EVP_PKEY *key)
 #endif
 }
 
+/* -1 for a time in the past, 1 for one to come, 0 for none at all: X509_cmp_current_time(), which
+ * 4.0 deprecates. */
+static inline int tls_time_compare(const ASN1_TIME *t)
+{
+	int days, seconds;
+
+	if (!ASN1_TIME_diff(&days, &seconds, NULL, t))
+		return 0;
+	return days > 0 || seconds > 0 ? 1 : -1;
+}
+
 /* Options that only newer versions have; what they turn off is not there before. */
 #if OPENSSL_VERSION_NUMBER >= 0x30200000L
 #define TLS_OP_NO_RX_CERTIFICATE_COMPRESSION SSL_OP_NO_RX_CERTIFICATE_COMPRESSION

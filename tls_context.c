@@ -41,12 +41,12 @@ char *tls_context_path(const char *dir, const char *name)
  * NULL when the dates are fine. */
 static const char *dates_text(const X509 *cert, const char *path, char *text, size_t size)
 {
-	bool expired = X509_cmp_current_time(X509_get0_notAfter(cert)) < 0;
+	bool expired = tls_time_compare(X509_get0_notAfter(cert)) < 0;
 	char subject[256], when[64] = "";
 	BIO *bio;
 	int len;
 
-	if (!expired && X509_cmp_current_time(X509_get0_notBefore(cert)) <= 0)
+	if (!expired && tls_time_compare(X509_get0_notBefore(cert)) <= 0)
 		return NULL;
 	bio = BIO_new(BIO_s_mem());
 	if (bio &&

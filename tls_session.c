@@ -3,6 +3,7 @@
 #include "tls_session.h"
 
 #include "fixed_c_zlib.h"
+#include "tls_compat.h"
 #include "tls_keylog.h"
 #include "tls_provider.h"
 #include "tls_workaround.h"
@@ -389,7 +390,7 @@ static bool is_fresh(SSL_SESSION *session)
 		return false;
 	memcpy(&born, data, sizeof(born));
 	return time(NULL) - born < TLS_TICKET_MAX_AGE &&
-	       (!cert || X509_cmp_current_time(X509_get0_notAfter(cert)) > 0);
+	       (!cert || tls_time_compare(X509_get0_notAfter(cert)) > 0);
 }
 
 static SSL_TICKET_RETURN on_ticket_opened(SSL *ssl, SSL_SESSION *session, const unsigned char *name,

@@ -388,7 +388,7 @@ bool tls_x509_expired(const struct tls_x509 *x)
 	bool result;
 
 	ERR_set_mark();
-	result = X509_cmp_current_time(X509_get0_notAfter(x->cert)) < 0;
+	result = tls_time_compare(X509_get0_notAfter(x->cert)) < 0;
 	ERR_pop_to_mark();
 	return result;
 }
