@@ -185,7 +185,6 @@ static void list_missing(char *text, size_t size)
 	} needs[] = {
 		{"AES-128-GCM", has_cipher(EVP_aes_128_gcm())},
 		{"AES-256-GCM", has_cipher(EVP_aes_256_gcm())},
-		{"ChaCha20-Poly1305", has_cipher(EVP_chacha20_poly1305())},
 		{"HMAC-SHA256", has_hmac(EVP_sha256())},
 		{"HMAC-SHA384", has_hmac(EVP_sha384())},
 		{"TLS1-PRF", has_prf()},

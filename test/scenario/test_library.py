@@ -48,8 +48,8 @@ void SSL_CTX_set_msg_callback(void)
 	raise(SIGKILL);
 }
 #else
-const void *EVP_chacha20_poly1305(void);
-const void *EVP_chacha20_poly1305(void)
+const void *LACKS(void);
+const void *LACKS(void)
 {
 	return NULL;
 }
@@ -115,13 +115,20 @@ def test_a_patch_level_makes_no_difference(pool, certs, shim):
 
 
 def test_a_library_that_lacks_a_cipher_is_refused(pool, certs, shim):
-    preload = shim("lacks")
+    preload = shim("lacks", "-DLACKS=EVP_aes_128_gcm")
     log = pool.fresh(tls=certs.server_params(), preload=preload).start_failure()
     line = next(line for line in log.splitlines() if "lacks" in line)
-    for want in ("ERROR", "lacks ChaCha20-Poly1305", "compiled with OpenSSL", "tls_force_run"):
+    for want in ("ERROR", "lacks AES-128-GCM", "compiled with OpenSSL", "tls_force_run"):
         assert want in line, line
     ser = pool.fresh(tls=certs.server_params(tls_force_run=1), preload=preload).start()
-    ser.wait_log(r"WARNING.*lacks ChaCha20-Poly1305.*tls_force_run is set")
+    ser.wait_log(r"WARNING.*lacks AES-128-GCM.*tls_force_run is set")
+    with TlsClient(ser.tls_port, certs.client_context()) as client:
+        assert client.ask().status == 200
+
+
+def test_a_library_without_chacha20_will_do(pool, certs, shim):
+    """As that of a FIPS provider is."""
+    ser = pool.fresh(tls=certs.server_params(), preload=shim("no_chacha", "-DLACKS=EVP_chacha20_poly1305")).start()
     with TlsClient(ser.tls_port, certs.client_context()) as client:
         assert client.ask().status == 200
 
