@@ -114,6 +114,35 @@ static void narrow_versions(struct tls_build *b)
 	}
 }
 
+/* Versions below TLS 1.2 hash with MD5 and SHA-1 together, which a FIPS provider lacks. */
+static bool library_has_old_versions(void)
+{
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	bool has = md && EVP_DigestInit_ex(md, EVP_md5_sha1(), NULL) == 1;
+
+	EVP_MD_CTX_free(md);
+	ERR_clear_error();
+	return has;
+}
+
+static void say_old_versions(struct tls_build *b, const char *name)
+{
+	const char *library = OpenSSL_version(OPENSSL_VERSION);
+
+	if (library_has_old_versions())
+		SAY_WARNING(b, method,
+			    "%s accepts versions below TLS 1.2, which are not secure (RFC 8996)",
+			    name);
+	else if (b->max && b->max < TLS1_2_VERSION)
+		SAY_ERROR(b, method, "%s is not supported by %s: it has no MD5-SHA1", name,
+			  library);
+	else
+		SAY_WARNING(b, method,
+			    "of %s, versions below TLS 1.2 are not supported by %s: it has no "
+			    "MD5-SHA1",
+			    name, library);
+}
+
 void tls_protocol_build_versions(struct tls_build *b)
 {
 	const struct tls_method *method = tls_param_method(b->settings->method);
@@ -129,10 +158,7 @@ void tls_protocol_build_versions(struct tls_build *b)
 		return;
 	}
 	if (b->min < TLS1_2_VERSION)
-		SAY_WARNING(b, method,
-			    "%s accepts versions below TLS 1.2, which are not secure "
-			    "(RFC 8996)",
-			    method->name);
+		say_old_versions(b, method->name);
 }
 
 /* ---- cipher suites and security level ---- */

@@ -2,6 +2,7 @@
 """The OpenSSL library at run time: which one will do, what is worked around, what an operator sees of it."""
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -38,6 +39,19 @@ void SSL_CTX_set_keylog_callback(void *ctx, void *callback)
 
 	fprintf(stderr, "the key log is used\n");
 	real(ctx, callback);
+}
+#elif defined(NO_MD5_SHA1)
+#define _GNU_SOURCE
+#include <dlfcn.h>
+
+int EVP_DigestInit_ex(void *ctx, const void *md, void *engine);
+int EVP_DigestInit_ex(void *ctx, const void *md, void *engine)
+{
+	void *libcrypto = dlopen("libcrypto.so.3", RTLD_LAZY | RTLD_NOLOAD);
+	int (*real)(void *, const void *, void *) = dlsym(libcrypto, "EVP_DigestInit_ex");
+	const void *(*md5_sha1)(void) = dlsym(libcrypto, "EVP_md5_sha1");
+
+	return md == md5_sha1() ? 0 : real(ctx, md, engine);
 }
 #elif defined(KILL)
 #include <signal.h>
@@ -129,6 +143,17 @@ def test_a_library_that_lacks_a_cipher_is_refused(pool, certs, shim):
 def test_a_library_without_chacha20_will_do(pool, certs, shim):
     """As that of a FIPS provider is."""
     ser = pool.fresh(tls=certs.server_params(), preload=shim("no_chacha", "-DLACKS=EVP_chacha20_poly1305")).start()
+    with TlsClient(ser.tls_port, certs.client_context()) as client:
+        assert client.ask().status == 200
+
+
+def test_a_library_without_the_hash_of_old_versions(pool, certs, shim):
+    """Likewise."""
+    preload = shim("no_md5_sha1", "-DNO_MD5_SHA1")
+    log = pool.fresh(tls=certs.server_params(tls_method="TLSv1.1"), preload=preload).start_failure()
+    assert re.search(r"ERROR.*tls_method: TLSv1\.1 is not supported by OpenSSL [0-9.]+ .*: it has no MD5-SHA1", log), log
+    ser = pool.fresh(tls=certs.server_params(tls_method="TLSv1.1+"), preload=preload).start()
+    ser.wait_log(r"WARNING.*tls_method: of TLSv1\.1\+, versions below TLS 1\.2 are not supported by OpenSSL")
     with TlsClient(ser.tls_port, certs.client_context()) as client:
         assert client.ask().status == 200
 
