@@ -4,8 +4,10 @@
 
 #include "fixed_c_zlib.h"
 #include "tls_area.h"
+#include "tls_builder.h"
 #include "tls_compat.h"
 #include "tls_expiry.h"
+#include "tls_file.h"
 #include "tls_pem.h"
 #include "tls_provider.h"
 
@@ -135,7 +137,7 @@ static int open_keylog(struct tls_report *report)
 	if (!(cfg->keylog_mode & TLS_KEYLOG_INIT))
 		return 0;
 	if (cfg->keylog_file.len > 0) {
-		path = tls_context_path(engine->dir, cfg->keylog_file.s);
+		path = tls_file_path(engine->dir, cfg->keylog_file.s);
 		if (!path)
 			tls_report_error(report, "out of memory");
 	}
@@ -158,7 +160,7 @@ static int drop_privileges(const struct tls_domain_set *set, struct tls_report *
 }
 
 /* Files that somebody writes to at this moment are read again, so that the set is of one time. */
-static struct tls_domain_set *build_set(const struct tls_domain_source *source,
+static struct tls_domain_set *build_set(const struct tls_builder_source *source,
 					struct tls_report *report)
 {
 	struct tls_report told = {0};
@@ -169,7 +171,7 @@ static struct tls_domain_set *build_set(const struct tls_domain_source *source,
 		tls_domain_set_unref(set);
 		tls_report_free(&told);
 		changed = false;
-		set = tls_domain_set_new(source, &told, &changed);
+		set = tls_builder_set(source, &told, &changed);
 	}
 	if (changed) {
 		if (told.errors == 0)
@@ -192,8 +194,8 @@ static void prepare_ctx(SSL_CTX *ctx)
 static struct tls_domain_set *build_domains(const char *name, struct tls_domain_set *previous,
 					    struct tls_report *report)
 {
-	char *config = name[0] ? tls_context_path(engine->dir, name) : NULL;
-	struct tls_domain_source source = {
+	char *config = name[0] ? tls_file_path(engine->dir, name) : NULL;
+	struct tls_builder_source source = {
 		.cfg = engine->cfg,
 		.dir = engine->dir,
 		.config = config,

@@ -4,6 +4,7 @@
 
 #include "fixed_c_zlib.h"
 #include "tls_compat.h"
+#include "tls_file.h"
 #include "tls_identity.h"
 #include "tls_ocsp.h"
 #include "tls_pem.h"
@@ -23,17 +24,6 @@
 #include <sys/stat.h>
 
 typedef void (*build_step)(struct tls_build *b);
-
-char *tls_context_path(const char *dir, const char *name)
-{
-	char *path = NULL;
-
-	if (name[0] == '/' || name[0] == '.')
-		return strdup(name);
-	if (asprintf(&path, "%s/%s", dir, name) < 0)
-		return NULL;
-	return path;
-}
 
 /* ---- certificates and keys ---- */
 
@@ -78,7 +68,7 @@ static char *credential_password(struct tls_build *b, const struct credential *c
 		return NULL;
 	if (strncmp(c->password, "file:", 5) != 0)
 		return strdup(c->password);
-	path = tls_context_path(b->input->dir, c->password + 5);
+	path = tls_file_path(b->input->dir, c->password + 5);
 	if (path)
 		password = tls_pem_password_file(path, why);
 	else
@@ -97,7 +87,7 @@ static EVP_PKEY *credential_key(struct tls_build *b, const struct credential *c)
 {
 	const struct tls_place *place = c->key ? c->key_place : c->certificate_place;
 	const char *name = c->key ? c->key_name : c->certificate_name;
-	char *path = tls_context_path(b->input->dir, c->key ? c->key : c->certificate);
+	char *path = tls_file_path(b->input->dir, c->key ? c->key : c->certificate);
 	char *text = credential_password(b, c);
 	struct tls_pem_password password = {text, b->input->may_ask};
 	bool has_password = text || !c->password; /* else that is the problem, and was told */
@@ -219,7 +209,7 @@ static void build_credential(struct tls_build *b, const struct credential *c)
 
 	if (!c->certificate)
 		return;
-	path = tls_context_path(b->input->dir, c->certificate);
+	path = tls_file_path(b->input->dir, c->certificate);
 	certs = path ? tls_pem_certificates(path, why) : NULL;
 	if (!certs)
 		tls_build_say(b, tls_report_error, c->certificate_place, c->certificate_name, why);
@@ -348,9 +338,9 @@ static void build_store(struct tls_build *b)
 {
 	const struct tls_settings *s = b->settings;
 	const char *dir = b->input->dir;
-	char *ca_list = s->ca_list ? tls_context_path(dir, s->ca_list) : NULL;
-	char *ca_path = s->ca_path ? tls_context_path(dir, s->ca_path) : NULL;
-	char *crl = s->crl ? tls_context_path(dir, s->crl) : NULL;
+	char *ca_list = s->ca_list ? tls_file_path(dir, s->ca_list) : NULL;
+	char *ca_path = s->ca_path ? tls_file_path(dir, s->ca_path) : NULL;
+	char *crl = s->crl ? tls_file_path(dir, s->crl) : NULL;
 
 	if (b->input->store_from)
 		share_store(b);
@@ -549,7 +539,7 @@ static void build_chain(struct tls_build *b)
 static void build_ocsp(struct tls_build *b, const char *name, const struct tls_place *place,
 		       const char *file, X509 *cert)
 {
-	char *path = file ? tls_context_path(b->input->dir, file) : NULL;
+	char *path = file ? tls_file_path(b->input->dir, file) : NULL;
 	struct tls_ocsp_source source = {path, place, name, cert};
 
 	if (!file)

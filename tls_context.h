@@ -22,10 +22,6 @@ bool tls_context_accepts_unverified(enum tls_role role, const struct tls_setting
 /* True when both have the same CA certificates and revocation lists. */
 bool tls_context_same_store(const struct tls_settings *a, const struct tls_settings *b);
 
-/* A file name of the configuration as the module opens it: as it is when it starts with '/' or
- * '.', else inside dir. Returns malloc()ed text or NULL without memory. */
-char *tls_context_path(const char *dir, const char *name);
-
 /* To be called by a thread that has made contexts, before it ends. */
 void tls_context_thread_end(void);
 

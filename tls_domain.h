@@ -12,6 +12,7 @@
 #include "tls_context.h"
 #include "tls_identity.h"
 #include "tls_map.h"
+#include "tls_stamp.h"
 #include "tls_ticket.h"
 
 #include <stdatomic.h>
@@ -20,8 +21,14 @@
 /* "server:" address, host name, server_id, and the NUL. */
 #define TLS_DOMAIN_NAME 640
 
-/* An SSL_CTX and what tells whether it is still up to date; shared by the sets that it serves. */
-struct tls_material;
+/* An SSL_CTX and what tells whether it is still up to date. Shared by the sets that it serves. */
+struct tls_material {
+	atomic_uint refs;
+	uint8_t stamp[TLS_STAMP_SIZE]; /* tls_stamp_settings() */
+	bool settled;                  /* the stamp will tell every later change of a file */
+	SSL_CTX *ctx;
+	X509 *shown[2]; /* by certificate and certificate2 */
+};
 
 /* A number that stays with a domain's name from set to set, so that its connections can be
  * counted. Shared by these sets. */
@@ -64,35 +71,18 @@ struct tls_domain_set {
 	struct tls_domain_set *next_old; /* for whoever owns the set, once it was replaced */
 };
 
-/* What a set is built from. Borrowed for the call. */
-struct tls_domain_source {
-	const struct cfg_group_tls *cfg;
-	const char *dir;                   /* directory that relative file names start from */
-	const char *config;                /* file or directory of sections, or NULL */
-	const struct tls_address *sockets; /* that the host listens on with TLS */
-	size_t socket_count;
-	struct tls_domain_set *previous; /* whose unchanged parts are used again, or NULL */
-	bool may_ask;                    /* for passwords, on the terminal */
-	unsigned threads;                /* that build domains */
-	void (*prepare)(SSL_CTX *ctx);   /* the user's callbacks, set on every SSL_CTX */
-	/* Gives out numbers for domains that the previous set does not have, 0 when there are none
-	 * left, and takes them back. */
-	uint32_t (*new_id)(const char *name);
-	void (*gone)(uint32_t id);
-};
+/* Gives a domain that has its settings its name. */
+void tls_domain_name(struct tls_domain *d);
+
+/* Makes a set's domains known to the functions that find them; reports what stands twice. For
+ * whoever builds the set. */
+void tls_domain_index(struct tls_domain_set *set, struct tls_report *report);
 
 /* Reports directories that OpenSSL reads in handshakes and this process, with the rights that it
  * has now, cannot. Returns 0 or -1. */
 int tls_domain_set_check_access(const struct tls_domain_set *set, const char *dir,
 				struct tls_report *report);
 
-/*
- * Builds a set with one reference. Reports every problem that it finds; returns NULL if one of
- * them is an error. *changed becomes true when somebody wrote to a file meanwhile: then not all of
- * the set is of the same time, and it should not be used.
- */
-struct tls_domain_set *tls_domain_set_new(const struct tls_domain_source *source,
-					  struct tls_report *report, bool *changed);
 struct tls_domain_set *tls_domain_set_ref(struct tls_domain_set *set);
 void tls_domain_set_unref(struct tls_domain_set *set); /* NULL is fine */
 /* True if there are other references than the caller's. */

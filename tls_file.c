@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: ISC */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "tls_file.h"
 
 #include <openssl/crypto.h>
@@ -143,4 +146,15 @@ void tls_file_free(struct tls_file *file)
 		OPENSSL_cleanse(file->data, file->size);
 	free(file->data);
 	*file = (struct tls_file){NULL, 0};
+}
+
+char *tls_file_path(const char *dir, const char *name)
+{
+	char *path = NULL;
+
+	if (name[0] == '/' || name[0] == '.')
+		return strdup(name);
+	if (asprintf(&path, "%s/%s", dir, name) < 0)
+		return NULL;
+	return path;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Reads the files that a configuration names: regular ones only, whole, into
+ * Finds and reads the files that a configuration names: regular ones only, whole, into
  * memory that is wiped. Ordinary heap; any thread; knows nothing of the host
  * or of OpenSSL's objects.
  */
@@ -30,6 +30,10 @@ void tls_file_free(struct tls_file *file);
 /* The text of an errno of a file or directory that could not be opened; that of EACCES says which
  * user may not, and what can be done. */
 const char *tls_file_reason(int error, char *text, size_t size);
+
+/* A file name of the configuration as the module opens it: as it is when it starts with '/' or
+ * '.', else inside dir. Returns malloc()ed text or NULL without memory. */
+char *tls_file_path(const char *dir, const char *name);
 
 /* True when users other than the owner and its group can read the file. */
 bool tls_file_others_can_read(const char *path);
