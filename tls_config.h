@@ -1,58 +1,27 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * tls.cfg to sections of settings, each with the place that it comes from.
- * Knows the rows of tls_params.h and no OpenSSL; ordinary heap. What sections
- * inherit, and which one a connection takes, is the caller's.
- *
- *   [server:default]        server, srv, s; client, cli, c
- *   method = TLSv1.2+       default, def, *; any, all; 192.0.2.1:5061; [2001:db8::1]:5061
- *   ca_list = "my ca.pem"   # a comment
- *
- * Words are found whatever their case, '#' starts a comment, a backslash at the end of a line
- * continues it (a comment, too). A value ends at a blank, a '#' or the line's end unless it is in
- * double quotes; \\ \" \# \n \r \t and a backslash with a blank are escapes. Files are UTF-8 (or
- * any other superset of ASCII), with or without byte order mark, with LF or CR LF.
+ * tls.cfg, a file or a directory of files, to the sections of them all. Says which files are read
+ * and which are known from the configuration before; what stands in them is tls_parse.h's. Knows
+ * no OpenSSL; ordinary heap. What sections inherit, and which one a connection takes, is the
+ * caller's.
  */
 #ifndef TLS_CONFIG_H
 #define TLS_CONFIG_H
 
-#include "tls_address.h"
-#include "tls_params.h"
+#include "tls_parse.h"
 #include "tls_report.h"
 
 #include <stddef.h>
 
-#define TLS_CONFIG_MAX_FILE     (64 << 20) /* bytes */
-#define TLS_CONFIG_MAX_LINE     65536      /* bytes, and of a value that is continued */
-#define TLS_CONFIG_MAX_SECTIONS (1 << 18)
-#define TLS_CONFIG_MAX_ERRORS   100 /* that are told; then one more says that there are more */
-
-enum tls_config_scope {
-	TLS_CONFIG_DEFAULT,
-	TLS_CONFIG_ANY,
-	TLS_CONFIG_ADDRESS,
-};
-
-/* Owner of the strings: the configuration that it was found in, with all that share its file. */
-struct tls_config_section {
-	enum tls_role role;
-	enum tls_config_scope scope;
-	struct tls_address address; /* port 0: any */
-	const char *file;
-	unsigned line;
-	/*
-	 * What this section sets; a field counts only if its line is not 0. A value that was
-	 * cleared (empty) is NULL, but the row's default for a number and for a text of which the
-	 * row's check refuses an empty one.
-	 */
-	struct tls_settings settings;
-	struct tls_settings_lines lines;
-};
+#define TLS_CONFIG_MAX_FILE (64 << 20) /* bytes */
 
 /* One file as it was read; shared by the configurations in which it did not change. */
 struct tls_config_file;
 
-/* Immutable. Owner: whoever read it; freed by tls_config_free(), in any thread. */
+/*
+ * Immutable. Owner: whoever read it; freed by tls_config_free(), in any thread. The strings of its
+ * sections belong to its files, and so to all configurations that share them.
+ */
 struct tls_config {
 	struct tls_config_section *sections; /* in the order of files and lines */
 	size_t count;

@@ -5,8 +5,8 @@
  * when it is written down and loaded again.
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I../.. (host headers) fuzz_config.c \
- *         ../../tls_config.c ../../tls_params.c ../../tls_address.c ../../tls_report.c \
- *         -o fuzz_config
+ *         ../../tls_config.c ../../tls_parse.c ../../tls_params.c ../../tls_address.c \
+ *         ../../tls_file.c ../../tls_report.c -lcrypto -o fuzz_config
  *   ./fuzz_config -max_total_time=60 corpus_config
  */
 #ifndef _GNU_SOURCE

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Units of the parser of tls.cfg: most are rows of {text, sections that it
- * gives} and {text, messages that it gives}. Runs in the project's top folder,
- * where it loads the sample tls.cfg. The parser is part of this program so that
- * its memory can run out; so only these are to be linked:
+ * Units of the parser of tls.cfg and of what reads its files: most are rows of
+ * {text, sections that it gives} and {text, messages that it gives}. Runs in
+ * the project's top folder, where it loads the sample tls.cfg. Both are part of
+ * this program so that their memory can run out; so only these are to be linked:
  *
- *   gcc -I. (host headers) test_config.c tls_params.c tls_address.c tls_report.c -lcmocka
+ *   gcc -I. (host headers) test_config.c tls_params.c tls_address.c tls_file.c tls_report.c \
+ *         -lcmocka -lcrypto
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -33,6 +34,7 @@ static bool allocation_fails(void)
 #define calloc(count, size)            (allocation_fails() ? NULL : calloc(count, size))
 #define reallocarray(old, count, size) (allocation_fails() ? NULL : reallocarray(old, count, size))
 #define strdup(text)                   (allocation_fails() ? NULL : strdup(text))
+#include "tls_parse.c"
 #include "tls_config.c"
 #undef malloc
 #undef calloc
