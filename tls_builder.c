@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "tls_builder.h"
 
+#include "tls_context.h"
 #include "tls_digest.h"
 #include "tls_file.h"
 

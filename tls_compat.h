@@ -51,8 +51,8 @@ static inline const char *tls_key_type(const EVP_PKEY *key)
 #endif
 }
 
-/* -1 for a time in the past, 1 for one to come, 0 for none at all: X509_cmp_current_time(), which
- * 4.0 deprecates. */
+/* -1 for a time in the past or now, 1 for one to come, 0 for none at all: like
+ * X509_cmp_current_time(), which 4.0 deprecates, but for any form of a time. */
 static inline int tls_time_compare(const ASN1_TIME *t)
 {
 	int days, seconds;

@@ -8,8 +8,8 @@
 #ifndef TLS_DOMAIN_H
 #define TLS_DOMAIN_H
 
+#include "tls_build.h"
 #include "tls_config.h"
-#include "tls_context.h"
 #include "tls_identity.h"
 #include "tls_map.h"
 #include "tls_stamp.h"
@@ -74,8 +74,8 @@ struct tls_domain_set {
 /* Gives a domain that has its settings its name. */
 void tls_domain_name(struct tls_domain *d);
 
-/* Makes a set's domains known to the functions that find them; reports what stands twice. For
- * whoever builds the set. */
+/* Makes a set's domains known to the functions that find them; reports a server_id that
+ * stands twice. For whoever builds the set. */
 void tls_domain_index(struct tls_domain_set *set, struct tls_report *report);
 
 /* Reports directories that OpenSSL reads in handshakes and this process, with the rights that it

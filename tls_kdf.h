@@ -44,7 +44,8 @@ int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_k
 int tls_kdf_prf(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes seed, uint8_t *out,
 		size_t len);
 
-/* Overwrites the keys that what the calling thread keeps was used with last. */
+/* Overwrites the keys that were used last with each hash, which the calling thread keeps until
+ * then. */
 void tls_kdf_forget(void);
 
 /* Frees what the calling thread keeps. For a thread that ends before its process does. */

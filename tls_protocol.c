@@ -118,29 +118,41 @@ static void narrow_versions(struct tls_build *b)
 static bool library_has_old_versions(void)
 {
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
-	bool has = md && EVP_DigestInit_ex(md, EVP_md5_sha1(), NULL) == 1;
+	bool has = md && EVP_DigestInit_ex(md, EVP_get_digestbyname(SN_md5_sha1), NULL) == 1;
 
 	EVP_MD_CTX_free(md);
 	ERR_clear_error();
 	return has;
 }
 
-static void say_old_versions(struct tls_build *b, const char *name)
+#define NO_OLD_VERSIONS "not supported by %s: it has no MD5-SHA1"
+
+/* max_version if that leaves nothing but old versions, else method. */
+static void say_only_old(struct tls_build *b, const struct tls_method *method)
 {
 	const char *library = OpenSSL_version(OPENSSL_VERSION);
 
-	if (library_has_old_versions())
+	if (method->max && method->max < TLS1_2_VERSION)
+		SAY_ERROR(b, method, "%s is " NO_OLD_VERSIONS, method->name, library);
+	else
+		SAY_ERROR(b, max_version, "%s and what is below are " NO_OLD_VERSIONS,
+			  b->settings->max_version, library);
+}
+
+static void check_old_versions(struct tls_build *b, const struct tls_method *method)
+{
+	if (library_has_old_versions()) {
 		SAY_WARNING(b, method,
 			    "%s accepts versions below TLS 1.2, which are not secure (RFC 8996)",
-			    name);
-	else if (b->max && b->max < TLS1_2_VERSION)
-		SAY_ERROR(b, method, "%s is not supported by %s: it has no MD5-SHA1", name,
-			  library);
-	else
-		SAY_WARNING(b, method,
-			    "of %s, versions below TLS 1.2 are not supported by %s: it has no "
-			    "MD5-SHA1",
-			    name, library);
+			    method->name);
+	} else if (b->max && b->max < TLS1_2_VERSION) {
+		say_only_old(b, method);
+	} else {
+		SAY_WARNING(b, method, "of %s, versions below TLS 1.2 are " NO_OLD_VERSIONS,
+			    method->name, OpenSSL_version(OPENSSL_VERSION));
+		b->min = TLS1_2_VERSION;
+		SSL_CTX_set_min_proto_version(b->ctx, b->min);
+	}
 }
 
 void tls_protocol_build_versions(struct tls_build *b)
@@ -158,7 +170,7 @@ void tls_protocol_build_versions(struct tls_build *b)
 		return;
 	}
 	if (b->min < TLS1_2_VERSION)
-		say_old_versions(b, method->name);
+		check_old_versions(b, method);
 }
 
 /* ---- cipher suites and security level ---- */
@@ -217,10 +229,24 @@ static void only_tls_1_3(struct tls_build *b)
 	SSL_CTX_set_min_proto_version(b->ctx, b->min);
 }
 
+/* Sets one suite of TLS 1.3; OpenSSL drops those whose cipher no provider has without a word. */
+static int set_suite(SSL_CTX *ctx, const char *suite)
+{
+	STACK_OF(SSL_CIPHER) *all = NULL;
+
+	if (SSL_CTX_set_ciphersuites(ctx, suite) != 1)
+		return 0;
+	all = SSL_CTX_get_ciphers(ctx);
+	for (int i = 0; i < sk_SSL_CIPHER_num(all); i++)
+		if (strcmp(SSL_CIPHER_get_name(sk_SSL_CIPHER_value(all, i)), suite) == 0)
+			return 1;
+	return 0;
+}
+
 static void apply_suites(struct tls_build *b, const struct tls_place *place, const char *name,
 			 const char *list)
 {
-	if (check_cipher_names(b, place, name, list, SSL_CTX_set_ciphersuites) &&
+	if (check_cipher_names(b, place, name, list, set_suite) &&
 	    !SSL_CTX_set_ciphersuites(b->ctx, list))
 		say_text(b, place, name, "'%.*s': %s", ITEM_TEXT, list, tls_pem_openssl_reason());
 }

@@ -197,7 +197,7 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 	answer->cause = io.cause;
 	answer->more = io.more;
 	write_keylog(slot);
-	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_HELD)
+	if (answer->info.suite) /* its handshake was done with this call */
 		remember_suite(session, answer->info.suite);
 }
 
@@ -252,6 +252,7 @@ static void reset_answer(struct tls_engine_answer *answer)
 	answer->out_len = answer->clear_len = answer->cert_len = answer->rows = 0;
 	answer->clear_bytes = answer->packed_bytes = 0;
 	answer->more = false;
+	answer->info.suite = 0;
 	answer->text[0] = answer->keylog[0] = answer->keylog_trouble[0] = '\0';
 }
 

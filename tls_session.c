@@ -4,6 +4,7 @@
 
 #include "fixed_c_zlib.h"
 #include "tls_compat.h"
+#include "tls_context.h"
 #include "tls_keylog.h"
 #include "tls_provider.h"
 #include "tls_workaround.h"

@@ -28,7 +28,8 @@ enum tls_session_state {
 	TLS_SESSION_EOF,         /* held, and the peer sent close_notify */
 };
 
-/* What is known of an established connection. */
+/* What is known of an established connection. Filled in by the call in which the handshake was
+ * done; every other leaves it as it was. */
 struct tls_session_info {
 	uint16_t version;    /* enum tls_version, or that of SSL 3.0 */
 	uint16_t suite;      /* its number; tls_session_suite() names it */

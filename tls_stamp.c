@@ -126,10 +126,6 @@ static bool stamp_content(struct stamper *stamp, struct tls_digest_cache *digest
 	return ok;
 }
 
-/*
- * What a session that is resumed was judged by: with other rules it must not be. Nothing here is of
- * one machine only (addresses, names of files), so that others with the same rules agree.
- */
 static bool stamp_rules(struct stamper *stamp, struct tls_digest_cache *digests, enum tls_role role,
 			const struct tls_settings *s)
 {

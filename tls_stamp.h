@@ -16,10 +16,10 @@
 #define TLS_STAMP_SIZE 32 /* SHA-256 */
 
 /*
- * Of everything that an SSL_CTX depends on: equal stamps, equal contexts. Files, whose relative
- * names start from dir, count by what tells that they are the same (inode, size, times). *settled
- * becomes false when one is so new that it may change again without a difference in its times.
- * Returns false without memory.
+ * Of everything that the SSL_CTX of the domain of that name depends on: equal stamps, equal
+ * contexts. Files, whose relative names start from dir, count by what tells that they are the same
+ * (inode, size, times). *settled tells whether none is so new that it may change again without a
+ * difference in its times. Returns false without memory.
  */
 bool tls_stamp_settings(const char *dir, const char *name, const struct tls_settings *s,
 			uint8_t digest[TLS_STAMP_SIZE], bool *settled);

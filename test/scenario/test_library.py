@@ -41,9 +41,6 @@ void SSL_CTX_set_keylog_callback(void *ctx, void *callback)
 	real(ctx, callback);
 }
 #elif defined(NO_MD5_SHA1)
-#define _GNU_SOURCE
-#include <dlfcn.h>
-
 int EVP_DigestInit_ex(void *ctx, const void *md, void *engine);
 int EVP_DigestInit_ex(void *ctx, const void *md, void *engine)
 {
@@ -152,6 +149,9 @@ def test_a_library_without_the_hash_of_old_versions(pool, certs, shim):
     preload = shim("no_md5_sha1", "-DNO_MD5_SHA1")
     log = pool.fresh(tls=certs.server_params(tls_method="TLSv1.1"), preload=preload).start_failure()
     assert re.search(r"ERROR.*tls_method: TLSv1\.1 is not supported by OpenSSL [0-9.]+ .*: it has no MD5-SHA1", log), log
+    params = certs.server_params(tls_method="TLSv1+", max_version="TLSv1.1")
+    log = pool.fresh(tls=params, preload=preload).start_failure()
+    assert re.search(r"ERROR.*max_version: TLSv1\.1 and what is below are not supported by OpenSSL", log), log
     ser = pool.fresh(tls=certs.server_params(tls_method="TLSv1.1+"), preload=preload).start()
     ser.wait_log(r"WARNING.*tls_method: of TLSv1\.1\+, versions below TLS 1\.2 are not supported by OpenSSL")
     with TlsClient(ser.tls_port, certs.client_context()) as client:

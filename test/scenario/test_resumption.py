@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from certs import V, write
-from clients import TlsClient, WssClient, failed_handshake, openssl_client, request
+from clients import RawTls, TlsClient, WssClient, failed_handshake, openssl_client, request
 from domains import base, errors, fault, load, own, section, site, warnings
 from ser import ASAN, wait_until
 from test_wss import ROUTES
@@ -303,6 +303,30 @@ def test_a_bad_file_changes_nothing(pool, certs, ticket):
     assert resumes(ser, context, session)
     put_keys(ser, key, mode=0o604)
     assert [w for w in warnings(ser, base(certs)) if "tickets.keys' can be read by other users" in w]
+
+
+def test_a_peer_that_leaves_with_its_finished(pool, certs):
+    """Its suite, the first one since the start, has its name, and no later one gets another's."""
+    key = make_keys()
+    params = certs.server_params(cipher_list="ALL:@SECLEVEL=0", session_ticket_keys="keys")
+    context = certs.client_context(high=V.TLSv1_2, ciphers="ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
+    with RawTls(pool.fresh(tls=params, files={"keys": key[0]}).start().tls_port, context) as client:
+        assert client.handshake().ask().status == 200
+        session = client.ssl.session
+    ser = pool.fresh(tls=params, files={"keys": key[0]}).start()
+    with RawTls(ser.tls_port, context, session=session) as client:
+        while not client.complete:
+            data = client.flight()
+            client.sock.sendall(data + client.close_notify() if client.complete else data)
+            if not client.complete:
+                client.feed()
+        line = ser.wait_established(client.local_port)
+    assert (line["suite"], line["resumed"], line["path"]) == ("TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA", "yes", "engine")
+    other = certs.client_context(high=V.TLSv1_2, ciphers="ECDHE-ECDSA-AES256-SHA:@SECLEVEL=0")
+    for again, suite in ((other, "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA"), (context, line["suite"])):
+        with RawTls(ser.tls_port, again) as client:
+            assert client.handshake().ask().status == 200
+            assert ser.wait_established(client.local_port)["suite"] == suite
 
 
 def test_a_bad_file_stops_the_start(pool, certs):

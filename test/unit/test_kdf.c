@@ -9,7 +9,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "tls_kdf.h"
+#include "tls_kdf.c"
 #include "tls_provider.h"
 
 #include "tls_compat.h"
@@ -473,6 +473,28 @@ static void test_libcrypto_fails(void **state)
 		}
 	}
 }
+
+#if TLS_HAVE_EVP_MAC
+
+/* Nothing of a key stays in this file's memory; libcrypto's contexts get another one. */
+static void test_forget_wipes(void **state)
+{
+	static const struct last_key nothing[HASHES];
+	uint8_t out[100];
+
+	(void)state;
+	for (int function = EXTRACT; function < FUNCTIONS; function++) {
+		assert_int_equal(call(function, out), 0);
+		assert_memory_not_equal(last_keys, nothing, sizeof(last_keys));
+		tls_kdf_forget();
+		assert_memory_equal(last_keys, nothing, sizeof(last_keys));
+		assert_int_equal(call(function, out), 0);
+		tls_kdf_thread_end();
+		assert_memory_equal(last_keys, nothing, sizeof(last_keys));
+	}
+}
+
+#endif
 
 /* What forgot its keys is as good as new, and so is what never had one. */
 static void test_forget(void **state)
@@ -1442,9 +1464,11 @@ static void make_cert(void)
 	ASN1_INTEGER_set(X509_get_serialNumber(server_cert), 1);
 	X509_gmtime_adj(X509_getm_notBefore(server_cert), -3600);
 	X509_gmtime_adj(X509_getm_notAfter(server_cert), 3600);
-	name = X509_get_subject_name(server_cert);
+	name = X509_NAME_new();
 	X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const uint8_t *)"kdf", -1, -1, 0);
+	X509_set_subject_name(server_cert, name);
 	X509_set_issuer_name(server_cert, name);
+	X509_NAME_free(name);
 	X509_set_pubkey(server_cert, server_key);
 	assert_true(X509_sign(server_cert, server_key, EVP_sha256()) > 0);
 }
@@ -1742,6 +1766,9 @@ int main(void)
 		cmocka_unit_test(test_empty_secret),
 		cmocka_unit_test(test_prf),
 		cmocka_unit_test(test_libcrypto_fails),
+#if TLS_HAVE_EVP_MAC
+		cmocka_unit_test(test_forget_wipes),
+#endif
 		cmocka_unit_test(test_forget),
 		cmocka_unit_test(test_thread_end),
 		cmocka_unit_test(test_threads),

@@ -117,6 +117,7 @@ static void on_keylog(const SSL *ssl, const char *line)
 static void make_identity(SSL_CTX *ctx)
 {
 	EVP_PKEY_CTX *gen = EVP_PKEY_CTX_new_id(EVP_PKEY_EC, NULL);
+	X509_NAME *name = X509_NAME_new();
 	X509 *cert = X509_new();
 	EVP_PKEY *key = NULL;
 
@@ -127,9 +128,11 @@ static void make_identity(SSL_CTX *ctx)
 	ASN1_INTEGER_set(X509_get_serialNumber(cert), 1);
 	X509_gmtime_adj(X509_getm_notBefore(cert), -3600);
 	X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
-	X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC,
-				   (const unsigned char *)"peer", -1, -1, 0);
-	X509_set_issuer_name(cert, X509_get_subject_name(cert));
+	X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)"peer", -1, -1,
+				   0);
+	X509_set_subject_name(cert, name);
+	X509_set_issuer_name(cert, name);
+	X509_NAME_free(name);
 	X509_set_pubkey(cert, key);
 	assert_true(X509_sign(cert, key, EVP_sha256()) > 0);
 	assert_int_equal(SSL_CTX_use_certificate(ctx, cert), 1);
