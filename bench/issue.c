@@ -107,18 +107,20 @@ static int issue_extension_add(X509 *cert, int nid, const char *text)
 static X509 *issue_cert_new(const char *common_name, EVP_PKEY *key, const X509 *issuer)
 {
 	X509 *cert = X509_new();
-	X509_NAME *subject = cert ? X509_get_subject_name(cert) : NULL;
+	X509_NAME *subject = X509_NAME_new();
 	uint64_t serial = 0;
-	bool ok = subject && RAND_bytes((unsigned char *)&serial, sizeof(serial)) == 1 &&
+	bool ok = cert && subject && RAND_bytes((unsigned char *)&serial, sizeof(serial)) == 1 &&
 		  X509_set_version(cert, X509_VERSION_3) &&
 		  ASN1_INTEGER_set_uint64(X509_get_serialNumber(cert), serial >> 1) &&
 		  X509_gmtime_adj(X509_getm_notBefore(cert), -3600) &&
 		  X509_gmtime_adj(X509_getm_notAfter(cert), 86400L * ISSUE_DAYS) &&
 		  X509_NAME_add_entry_by_NID(subject, NID_commonName, MBSTRING_UTF8,
 					     (const unsigned char *)common_name, -1, -1, 0) &&
+		  X509_set_subject_name(cert, subject) &&
 		  X509_set_issuer_name(cert, issuer ? X509_get_subject_name(issuer) : subject) &&
 		  X509_set_pubkey(cert, key);
 
+	X509_NAME_free(subject);
 	if (ok)
 		return cert;
 	X509_free(cert);

@@ -24,9 +24,12 @@
 static X509 *make_cert(const char *cn, long seconds)
 {
 	X509 *cert = X509_new();
+	X509_NAME *subject = X509_NAME_new();
 
-	X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC,
-				   (const unsigned char *)cn, -1, -1, 0);
+	X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, (const unsigned char *)cn, -1, -1,
+				   0);
+	X509_set_subject_name(cert, subject);
+	X509_NAME_free(subject);
 	X509_gmtime_adj(X509_getm_notAfter(cert), seconds);
 	return cert;
 }

@@ -133,9 +133,8 @@ static void add_malformed(X509 *cert)
 	ASN1_OCTET_STRING_free(value);
 }
 
-static void add_cns(X509 *cert, const char *cn)
+static void add_cns(X509_NAME *subject, const char *cn)
 {
-	X509_NAME *subject = X509_get_subject_name(cert);
 	bool same_rdn = false;
 	char data[512];
 
@@ -155,6 +154,7 @@ static void add_cns(X509 *cert, const char *cn)
 static X509 *cert_of(const struct holds *holds)
 {
 	X509 *cert = X509_new(), *read;
+	X509_NAME *subject = X509_NAME_new();
 	unsigned char *der = NULL;
 	const unsigned char *p;
 	int len;
@@ -164,10 +164,12 @@ static X509 *cert_of(const struct holds *holds)
 	assert_non_null(X509_gmtime_adj(X509_getm_notBefore(cert), 0));
 	assert_non_null(X509_gmtime_adj(X509_getm_notAfter(cert), 3600));
 	assert_true(X509_set_pubkey(cert, key));
-	assert_true(X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "O", MBSTRING_ASC,
+	assert_true(X509_NAME_add_entry_by_txt(subject, "O", MBSTRING_ASC,
 					       (const unsigned char *)"Test", -1, -1, 0));
 	if (holds->cn)
-		add_cns(cert, holds->cn);
+		add_cns(subject, holds->cn);
+	assert_true(X509_set_subject_name(cert, subject));
+	X509_NAME_free(subject);
 	if (holds->sans && strcmp(holds->sans, "malformed") == 0) {
 		add_malformed(cert);
 	} else if (holds->sans && strcmp(holds->sans, "twice") == 0) {
