@@ -232,11 +232,9 @@ static void only_tls_1_3(struct tls_build *b)
 /* Sets one suite of TLS 1.3; OpenSSL drops those whose cipher no provider has without a word. */
 static int set_suite(SSL_CTX *ctx, const char *suite)
 {
-	STACK_OF(SSL_CIPHER) *all = NULL;
+	STACK_OF(SSL_CIPHER) *all =
+		SSL_CTX_set_ciphersuites(ctx, suite) == 1 ? SSL_CTX_get_ciphers(ctx) : NULL;
 
-	if (SSL_CTX_set_ciphersuites(ctx, suite) != 1)
-		return 0;
-	all = SSL_CTX_get_ciphers(ctx);
 	for (int i = 0; i < sk_SSL_CIPHER_num(all); i++)
 		if (strcmp(SSL_CIPHER_get_name(sk_SSL_CIPHER_value(all, i)), suite) == 0)
 			return 1;
