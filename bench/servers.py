@@ -171,6 +171,8 @@ tcp_max_connections={connections}
 tcp_connection_lifetime=3600
 dns=no
 rev_dns=no
+dns_cache_init=off
+dst_blocklist_init=off
 auto_aliases=no
 {tls_core}
 listen={proto}:127.0.0.1:{port}

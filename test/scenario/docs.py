@@ -182,6 +182,8 @@ auto_aliases=no
 dns=no
 rev_dns=no
 use_dns_cache=no
+dns_cache_init=off
+dst_blocklist_init=off
 children=1
 tcp_children=2
 """
