@@ -11,6 +11,7 @@
 #include <openssl/evp.h>
 #include <openssl/opensslv.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <features.h>
 #include <stdint.h>
@@ -51,15 +52,27 @@ static inline const char *tls_key_type(const EVP_PKEY *key)
 #endif
 }
 
-/* -1 for a time in the past or now, 1 for one to come, 0 for none at all: like
- * X509_cmp_current_time(), which 4.0 deprecates, but for any form of a time. */
-static inline int tls_time_compare(const ASN1_TIME *t)
+/* Seconds from now until t, less than 0 after it. Returns false, and leaves *left, if t is no time.
+ */
+static inline bool tls_time_left(const ASN1_TIME *t, int64_t *left)
 {
 	int days, seconds;
 
 	if (!ASN1_TIME_diff(&days, &seconds, NULL, t))
+		return false;
+	*left = (int64_t)days * 86400 + seconds;
+	return true;
+}
+
+/* -1 for a time in the past or now, 1 for one to come, 0 for none at all: like
+ * X509_cmp_current_time(), which 4.0 deprecates, but for any form of a time. */
+static inline int tls_time_compare(const ASN1_TIME *t)
+{
+	int64_t left;
+
+	if (!tls_time_left(t, &left))
 		return 0;
-	return days > 0 || seconds > 0 ? 1 : -1;
+	return left > 0 ? 1 : -1;
 }
 
 /* Options that only newer versions have; what they turn off is not there before. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_expiry.h"
 
+#include "tls_compat.h"
+
 #include <openssl/x509.h>
 
 #include <stdio.h>
@@ -25,10 +27,10 @@ struct endings {
 
 int64_t tls_expiry_left(const X509 *cert)
 {
-	int days = 0, seconds = 0;
+	int64_t left = 0;
 
-	ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert));
-	return (int64_t)days * DAY + seconds;
+	tls_time_left(X509_get0_notAfter(cert), &left);
+	return left;
 }
 
 static const char *file_of(const struct ending *e)

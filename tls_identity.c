@@ -2,7 +2,6 @@
 #include "tls_identity.h"
 
 #include "tls_compat.h"
-
 #include "tls_workaround.h"
 
 #include <openssl/err.h>

@@ -388,6 +388,25 @@ static size_t take_word(struct text_reader *r)
 	return (size_t)(r->p - start);
 }
 
+/* A piece of the text and where it stands. */
+struct piece {
+	struct mark at;
+	const char *text;
+	size_t len;
+};
+
+/* The word behind the blanks, of length 0 if there is none. */
+static struct piece next_word(struct text_reader *r)
+{
+	struct piece piece;
+
+	skip_blanks(r);
+	piece.at = here(r);
+	piece.text = r->p;
+	piece.len = take_word(r);
+	return piece;
+}
+
 static bool expect_char(struct text_reader *r, char c, const char *where)
 {
 	skip_blanks(r);
@@ -438,21 +457,14 @@ static struct tls_config_section *add_section(struct text_reader *r)
 static bool parse_role(struct text_reader *r, struct tls_config_section *section)
 {
 	char text[SHOWN_SIZE];
-	struct mark at;
-	const char *start;
-	const struct word *role;
-	size_t len;
+	struct piece piece = next_word(r);
+	const struct word *role = find_word(roles, COUNT(roles), piece.text, piece.len);
 
-	skip_blanks(r);
-	at = here(r);
-	start = r->p;
-	len = take_word(r);
-	role = find_word(roles, COUNT(roles), start, len);
 	if (!role) {
-		fail(r, at,
+		fail(r, piece.at,
 		     "section type '%s' is unknown, expected server (srv, s) or client "
 		     "(cli, c)",
-		     shown(start, len, text));
+		     shown(piece.text, piece.len, text));
 		return false;
 	}
 	section->role = (enum tls_role)role->value;
@@ -495,25 +507,20 @@ static bool parse_port(struct text_reader *r, struct tls_address *address)
 {
 	char text[SHOWN_SIZE];
 	unsigned long port = 0;
-	const char *start;
-	struct mark at;
-	size_t len;
+	struct piece piece;
 
 	skip_blanks(r);
 	if (!at_char(r, ':'))
 		return true;
 	r->p++;
-	skip_blanks(r);
-	at = here(r);
-	start = r->p;
-	len = take_word(r);
-	for (size_t i = 0; i < len && port <= UINT16_MAX; i++)
-		port = start[i] >= '0' && start[i] <= '9'
-			       ? port * 10 + (unsigned long)(start[i] - '0')
+	piece = next_word(r);
+	for (size_t i = 0; i < piece.len && port <= UINT16_MAX; i++)
+		port = piece.text[i] >= '0' && piece.text[i] <= '9'
+			       ? port * 10 + (unsigned long)(piece.text[i] - '0')
 			       : UINT16_MAX + 1UL;
-	if (len == 0 || port > UINT16_MAX) {
-		fail(r, at, "port '%s' is not valid, expected 0 (any) to %d",
-		     shown(start, len, text), UINT16_MAX);
+	if (piece.len == 0 || port > UINT16_MAX) {
+		fail(r, piece.at, "port '%s' is not valid, expected 0 (any) to %d",
+		     shown(piece.text, piece.len, text), UINT16_MAX);
 		return false;
 	}
 	address->port = (uint16_t)port;
@@ -522,29 +529,22 @@ static bool parse_port(struct text_reader *r, struct tls_address *address)
 
 static bool parse_address(struct text_reader *r, struct tls_config_section *section)
 {
-	const struct word *scope;
-	const char *start;
-	struct mark at;
-	size_t len;
+	struct piece piece = next_word(r);
+	const struct word *scope = find_word(scopes, COUNT(scopes), piece.text, piece.len);
 
-	skip_blanks(r);
-	at = here(r);
-	start = r->p;
-	len = take_word(r);
-	scope = find_word(scopes, COUNT(scopes), start, len);
 	if (scope) {
 		section->scope = (enum tls_config_scope)scope->value;
 		return true;
 	}
 	section->scope = TLS_CONFIG_ADDRESS;
-	r->p = start;
+	r->p = piece.text;
 	if (at_char(r, '[')) {
 		r->p++;
 		if (!take_ip(r, AF_INET6, &section->address) || !at_char(r, ']'))
-			return fail_address(r, start, at);
+			return fail_address(r, piece.text, piece.at);
 		r->p++;
 	} else if (!take_ip(r, AF_INET, &section->address)) {
-		return fail_address(r, start, at);
+		return fail_address(r, piece.text, piece.at);
 	}
 	return parse_port(r, &section->address);
 }

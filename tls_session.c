@@ -190,12 +190,10 @@ static int check_identity(struct tls_session *s, X509 *cert, X509_STORE_CTX *sto
 static void limit_session(SSL *ssl, X509 *cert)
 {
 	SSL_SESSION *session = SSL_get_session(ssl);
-	int days = 0, seconds = 0;
 	int64_t left;
 
-	if (!session || !ASN1_TIME_diff(&days, &seconds, NULL, X509_get0_notAfter(cert)))
+	if (!session || !tls_time_left(X509_get0_notAfter(cert), &left))
 		return;
-	left = (int64_t)days * 86400 + seconds;
 	if (left > 0 && left < SSL_SESSION_get_timeout(session))
 		SSL_SESSION_set_timeout(session, (long)left);
 }
