@@ -98,27 +98,16 @@ static void deliver_kept(struct reading *r)
 		tls_blob_free(&r->conn->clear);
 }
 
-static const char *alert_or_number(int alert)
-{
-	static char number[16];
-	const char *name = tls_alert_name(alert);
-
-	if (name)
-		return name;
-	snprintf(number, sizeof(number), "%d", alert);
-	return number;
-}
-
 static void stream_fail(struct reading *r, const struct tls_stream_event *event)
 {
-	char detail[256];
+	char detail[256], number[TLS_ALERT_TEXT];
 
 	snprintf(detail, sizeof(detail), "reason=\"%s\"%s%s", event->error ? event->error : "",
 		 event->alert_sent >= 0       ? " alert_sent="
 		 : event->alert_received >= 0 ? " alert_received="
 					      : "",
-		 event->alert_sent >= 0       ? alert_or_number(event->alert_sent)
-		 : event->alert_received >= 0 ? alert_or_number(event->alert_received)
+		 event->alert_sent >= 0       ? tls_alert_text(event->alert_sent, number)
+		 : event->alert_received >= 0 ? tls_alert_text(event->alert_received, number)
 					      : "");
 	read_fail(r, detail);
 }
@@ -258,12 +247,12 @@ static void foreign_fail(struct reading *r)
 {
 	static const uint8_t alert[] = {TLS_CONTENT_ALERT,           3, 1, 0, 2, 2,
 					TLS_ALERT_UNEXPECTED_MESSAGE};
-	char start[17] = "", detail[160];
+	char start[17] = "", detail[160], number[TLS_ALERT_TEXT];
 
 	if (r->len >= sizeof(alert) && memcmp(input, alert, 2) == 0 && input[4] == 2) {
 		snprintf(detail, sizeof(detail),
 			 "reason=\"the peer began with an alert\" alert_received=%s",
-			 alert_or_number(input[6]));
+			 tls_alert_text(input[6], number));
 		read_fail_for(r, TLS_CAUSE_alert, detail);
 		return;
 	}

@@ -13,28 +13,18 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
 
-/* Of what a client offered, a line about its failure tells this many bytes. */
-#define OFFER_VERSIONS 32
-#define OFFER_SUITES   150
 /* A peer must not fill the log with its names. */
 #define SUBJECT_TEXT 200
 #define NAMES_TEXT   300
 #define CERT_TEXT    (SUBJECT_TEXT + 2 * NAMES_TEXT + 64)
 /* Bytes of a client's certificates that TLS 1.3 tickets are made with. */
 #define MAX_TICKET_CERT 60000
-
-/* A ClientHello's versions and suites, two bytes each, as they came. */
-struct offer {
-	uint8_t versions[OFFER_VERSIONS], suites[OFFER_SUITES];
-	size_t versions_len, suites_len; /* without versions there was no ClientHello */
-};
 
 /* Owner: the engine's table. Used by one thread at a time. */
 struct tls_session {
@@ -52,7 +42,7 @@ struct tls_session {
 	uint8_t nonce[8]; /* TLS 1.2 GCM: explicit nonce of our first sealed record */
 	struct tls_provider_secrets secrets; /* TLS 1.3 */
 	char server_name[TLS_SESSION_NAME];
-	struct offer offer;
+	struct tls_offer offer;
 	bool no_domain;           /* no section fits what the client asks for */
 	bool revoked;             /* a certificate of the peer's chain */
 	char bad_cert[CERT_TEXT]; /* what is wrong with the peer's certificate */
@@ -70,19 +60,6 @@ static void make_session_index(void)
 static struct tls_session *session_of(const SSL *ssl)
 {
 	return SSL_get_ex_data(ssl, session_index);
-}
-
-/* Appends to a text of a fixed size; what does not fit is cut. */
-static void text_add(char *text, size_t size, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-static void text_add(char *text, size_t size, const char *format, ...)
-{
-	size_t len = strlen(text);
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(text + len, size - len, format, args);
-	va_end(args);
 }
 
 /* Twice for each handshake: sscanf() takes longer than the cipher. */
@@ -181,8 +158,8 @@ static int check_identity(struct tls_session *s, X509 *cert, X509_STORE_CTX *sto
 	X509_STORE_CTX_set_error(store, X509_V_ERR_HOSTNAME_MISMATCH);
 	tls_identity_names(cert, s->domain->rule, presented, sizeof(presented));
 	s->bad_cert[0] = '\0';
-	text_add(s->bad_cert, sizeof(s->bad_cert), " presented=\"%s\" expected=\"%.*s\"", presented,
-		 NAMES_TEXT, names);
+	tls_text_add(s->bad_cert, sizeof(s->bad_cert), " presented=\"%s\" expected=\"%.*s\"",
+		     presented, NAMES_TEXT, names);
 	return 0;
 }
 
@@ -219,47 +196,8 @@ static int on_verify(int ok, X509_STORE_CTX *store)
 		X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REVOKED);
 	tls_identity_subject(cert, subject, sizeof(subject));
 	s->bad_cert[0] = '\0';
-	text_add(s->bad_cert, sizeof(s->bad_cert), " cert=\"%s\" depth=%d", subject, depth);
+	tls_text_add(s->bad_cert, sizeof(s->bad_cert), " cert=\"%s\" depth=%d", subject, depth);
 	return s->domain->accept_unverified;
-}
-
-/* Most handshakes succeed, so this only copies; tell_offer() makes the text. */
-static void note_offer(struct offer *offer, SSL *ssl)
-{
-	unsigned version = SSL_client_hello_get0_legacy_version(ssl);
-	const unsigned char *bytes;
-	size_t len;
-
-	if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_supported_versions, &bytes, &len) &&
-	    len >= 3) {
-		offer->versions_len = len - 1 < OFFER_VERSIONS ? len - 1 : OFFER_VERSIONS;
-		memcpy(offer->versions, bytes + 1, offer->versions_len);
-	} else {
-		offer->versions[0] = (uint8_t)(version >> 8);
-		offer->versions[1] = (uint8_t)version;
-		offer->versions_len = 2;
-	}
-	len = SSL_client_hello_get0_ciphers(ssl, &bytes);
-	offer->suites_len = len < OFFER_SUITES ? len : OFFER_SUITES;
-	memcpy(offer->suites, bytes, offer->suites_len);
-}
-
-static void tell_numbers(char *text, const char *name, const uint8_t *bytes, size_t len)
-{
-	const char *before = name;
-
-	for (size_t i = 0; i + 1 < len; i += 2) {
-		if ((bytes[i] & 0x0f) == 0x0a && bytes[i] == bytes[i + 1]) /* GREASE, RFC 8701 */
-			continue;
-		text_add(text, TLS_SESSION_TEXT, "%s%02x%02x", before, bytes[i], bytes[i + 1]);
-		before = ",";
-	}
-}
-
-static void tell_offer(char *text, const struct offer *offer)
-{
-	tell_numbers(text, " offered=", offer->versions, offer->versions_len);
-	tell_numbers(text, " suites=", offer->suites, offer->suites_len);
 }
 
 /* Keeps a name in the form that it has in a ClientHello, without the trailing dot of a DNS name; it
@@ -324,7 +262,7 @@ static int on_client_hello(SSL *ssl, int *alert, void *unused)
 	(void)unused;
 	if (!s || s->offer.versions_len > 0) /* once: HelloRetryRequest brings a second one */
 		return SSL_CLIENT_HELLO_SUCCESS;
-	note_offer(&s->offer, ssl);
+	tls_offer_note(&s->offer, ssl);
 	note_server_name(s, ssl);
 	domain = tls_domain_find_server(s->set, &s->local,
 					s->server_name[0] ? s->server_name : NULL, &unknown);
@@ -525,16 +463,6 @@ static void drain(struct tls_session *s, struct tls_session_io *io)
 		io->more = true;
 }
 
-static const char *alert_text(int alert, char *buffer, size_t size)
-{
-	const char *name = tls_alert_name(alert);
-
-	if (name)
-		return name;
-	snprintf(buffer, size, "%d", alert);
-	return buffer;
-}
-
 /* Tells why, in words and, for counting, as a cause. */
 static const char *failure_reason(struct tls_session *s, int ssl_error, enum tls_cause *cause)
 {
@@ -567,22 +495,19 @@ static const char *failure_reason(struct tls_session *s, int ssl_error, enum tls
 	return ssl_error == SSL_ERROR_SYSCALL ? "unexpected end of data" : "OpenSSL failed";
 }
 
-/* Appends to a line what is known of the session: domain, the peer's certificate and offer, alerts.
- */
+/* Appends to a line what is known of the session. */
 static void session_tell(const struct tls_session *s, char *text)
 {
-	char alert[16];
+	struct tls_facts facts = {
+		.domain = s->domain->name,
+		.bad_cert = s->bad_cert,
+		.server_name = s->server_name,
+		.alert_sent = s->alert_sent,
+		.alert_received = s->alert_received,
+		.offer = &s->offer,
+	};
 
-	text_add(text, TLS_SESSION_TEXT, " domain=\"%s\"%s", s->domain->name, s->bad_cert);
-	if (s->server_name[0])
-		text_add(text, TLS_SESSION_TEXT, " sni=%s", s->server_name);
-	if (s->alert_sent >= 0)
-		text_add(text, TLS_SESSION_TEXT, " alert_sent=%s",
-			 alert_text(s->alert_sent, alert, sizeof(alert)));
-	if (s->alert_received >= 0)
-		text_add(text, TLS_SESSION_TEXT, " alert_received=%s",
-			 alert_text(s->alert_received, alert, sizeof(alert)));
-	tell_offer(text, &s->offer);
+	tls_facts_tell(&facts, text, TLS_SESSION_TEXT);
 }
 
 /* Tells why in one line. */
@@ -590,8 +515,8 @@ static enum tls_session_state session_fail(struct tls_session *s, struct tls_ses
 					   int ssl_error)
 {
 	io->text[0] = '\0';
-	text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\"",
-		 failure_reason(s, ssl_error, &io->cause));
+	tls_text_add(io->text, TLS_SESSION_TEXT, "reason=\"%s\"",
+		     failure_reason(s, ssl_error, &io->cause));
 	session_tell(s, io->text);
 	ERR_clear_error();
 	drain(s, io);

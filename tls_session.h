@@ -12,6 +12,7 @@
 
 #include "tls_counter.h"
 #include "tls_domain.h"
+#include "tls_facts.h"
 #include "tls_stream.h"
 
 #define TLS_SESSION_NAME        256  /* longest host name (RFC 1035: 253) and its NUL */

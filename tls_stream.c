@@ -8,6 +8,7 @@
  */
 #include "tls_stream.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* What a peer may send in a row without any application data: enough for every honest one. */
@@ -86,6 +87,16 @@ const char *tls_alert_name(int alert)
 			return stream_alert_names[i].name;
 	}
 	return NULL;
+}
+
+const char *tls_alert_text(int alert, char number[TLS_ALERT_TEXT])
+{
+	const char *name = tls_alert_name(alert);
+
+	if (name)
+		return name;
+	snprintf(number, TLS_ALERT_TEXT, "%d", alert);
+	return number;
 }
 
 void tls_stream_wipe(struct tls_stream *s)

@@ -88,8 +88,13 @@ size_t tls_stream_alert(struct tls_stream *s, uint8_t alert, uint8_t *reply);
 /* Overwrites both directions' keys. */
 void tls_stream_wipe(struct tls_stream *s);
 
-/* RFC name of an alert, such as "bad_certificate", or "alert N" is the caller's: NULL if unknown.
- */
+/* RFC name of an alert, such as "bad_certificate", or NULL if it has none. */
 const char *tls_alert_name(int alert);
+
+/* Room for an alert that has no name: its number. */
+#define TLS_ALERT_TEXT 12
+
+/* The name of an alert, or its number, which is written into number. */
+const char *tls_alert_text(int alert, char number[TLS_ALERT_TEXT]);
 
 #endif
