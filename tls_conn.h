@@ -19,7 +19,7 @@
 
 enum tls_conn_state {
 	TLS_CONN_NEW,       /* no byte has come or gone */
-	TLS_CONN_HANDSHAKE, /* the engine has a session */
+	TLS_CONN_HANDSHAKE, /* the engine has a session, or await is set */
 	TLS_CONN_FAST,      /* established: stream seals and opens */
 	TLS_CONN_HELD,      /* established: the engine seals and opens */
 	TLS_CONN_CLOSED,    /* failed or ended: nothing can be sent or read */
@@ -40,6 +40,13 @@ struct tls_watch_link {
 	unsigned queued;  /* bytes in the host's write queue at the last look */
 	ticks_t stalled;  /* since when these have not become fewer */
 	ticks_t deadline; /* given to the host's queue; each write of the host moves it */
+};
+
+/* What is kept of a handshake that lacks the client's Finished only; owner: the connection. */
+struct tls_conn_await {
+	struct tls_stream_await stream;
+	struct tls_offer offer;
+	uint32_t domain_id;
 };
 
 struct tls_conn {
@@ -65,10 +72,11 @@ struct tls_conn {
 	int64_t created;                    /* seconds since 1970 */
 	uint64_t clear_bytes, packed_bytes; /* both ways, so far; 0 without compression */
 	struct tls_stream stream;
-	struct tls_blob *records; /* of the peer: a part of one, or whole ones that must wait */
-	struct tls_blob *clear;   /* of the peer: found no room in the host's buffer yet */
-	struct tls_blob *queue;   /* for the peer: clear text, waits for the handshake */
-	uint32_t queued;          /* bytes in it */
+	struct tls_conn_await *await; /* or NULL */
+	struct tls_blob *records;     /* of the peer: a part of one, or whole ones that must wait */
+	struct tls_blob *clear;       /* of the peer: found no room in the host's buffer yet */
+	struct tls_blob *queue;       /* for the peer: clear text, waits for the handshake */
+	uint32_t queued;              /* bytes in it */
 	/* Filled in once, before told is set; then they never change, and whoever has a reference
 	 * to tcp may read them without a lock: version, suite, verify_result and their like, too.
 	 */
@@ -112,6 +120,11 @@ void tls_conn_free(struct tls_conn *conn);
 /* Takes the certificates that an answer of the engine holds (struct tls_session_io). Returns 0, or
  * -1 without memory; tls_conn_free() frees what there is. */
 int tls_conn_keep_certs(struct tls_conn *conn, const uint8_t *list, size_t len);
+
+/* Keeps what a stream waits for. Returns 0, or -1 without memory. */
+int tls_conn_await(struct tls_conn *conn, const struct tls_engine_answer *answer);
+/* Wipes and frees it; nothing if there is none. */
+void tls_conn_await_free(struct tls_conn *conn);
 
 /* Returns a copy of len bytes, or NULL without memory. */
 struct tls_blob *tls_blob_new(const uint8_t *data, size_t len);

@@ -88,33 +88,29 @@ static char *shm_copy(const char *text)
 	return copy;
 }
 
-static void log_established(const struct tls_conn *conn, const struct tls_session_info *info)
+static void log_established(const struct tls_conn *conn)
 {
 	tls_log_conn(cfg_get(tls, tls_cfg, log), conn, "established",
 		     "version=%s suite=%s path=%s verified=%s resumed=%s domain=\"%s\"%s%s",
-		     version_name(info->version), tls_engine_suite_name(info->suite),
+		     version_name(conn->version), tls_engine_suite_name(conn->suite),
 		     conn->state == TLS_CONN_FAST ? "fast" : "engine",
-		     !info->has_peer_cert ? "none"
-		     : info->verified     ? "yes"
+		     !conn->has_peer_cert ? "none"
+		     : conn->verified     ? "yes"
 					  : "no",
-		     info->resumed ? "yes" : "no", tls_engine_domain_name(info->domain_id),
-		     info->server_name[0] ? " sni=" : "", info->server_name);
+		     conn->resumed ? "yes" : "no", tls_engine_domain_name(conn->domain_id),
+		     conn->server_name ? " sni=" : "", conn->server_name ? conn->server_name : "");
 }
 
-int tls_flow_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
+/* Keys are copied last: whatever fails before leaves none. */
+static int take_answer(struct tls_conn *conn, const struct tls_engine_slot *slot)
 {
-	const struct tls_session_info *info = &slot->answer.info;
+	const struct tls_engine_answer *answer = &slot->answer;
+	const struct tls_session_info *info = &answer->info;
 
-	if (tls_conn_keep_certs(conn, slot->cert, slot->answer.cert_len) != 0) {
-		tls_stream_wipe(&slot->answer.stream);
+	if (tls_conn_keep_certs(conn, slot->cert, answer->cert_len) != 0 ||
+	    (info->server_name[0] && !(conn->server_name = shm_copy(info->server_name))) ||
+	    (answer->state == TLS_SESSION_FORETOLD && tls_conn_await(conn, answer) != 0))
 		return -1;
-	}
-	if (info->server_name[0] && !(conn->server_name = shm_copy(info->server_name))) {
-		tls_stream_wipe(&slot->answer.stream);
-		return -1;
-	}
-	conn->domain_id = info->domain_id;
-	tls_engine_domain_use(conn->domain_id, 1);
 	conn->version = info->version;
 	conn->suite = info->suite;
 	conn->suite_bits = info->suite_bits;
@@ -122,21 +118,32 @@ int tls_flow_establish(struct tls_conn *conn, struct tls_engine_slot *slot)
 	conn->has_peer_cert = info->has_peer_cert;
 	conn->verified = info->verified;
 	conn->verify_result = (int32_t)info->verify_result;
-	if (slot->answer.state == TLS_SESSION_FAST) {
-		conn->stream = slot->answer.stream;
-		conn->stream.update_after = (uint64_t)cfg_get(tls, tls_cfg, key_update_records);
-		tls_stream_wipe(&slot->answer.stream);
-		conn->state = TLS_CONN_FAST;
-	} else {
-		conn->state = TLS_CONN_HELD;
-	}
+	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_FORETOLD)
+		conn->stream = answer->stream;
+	return 0;
+}
+
+int tls_flow_take(struct tls_conn *conn, struct tls_engine_slot *slot)
+{
+	int result = take_answer(conn, slot);
+
+	tls_stream_wipe(&slot->answer.stream);
+	tls_stream_await_wipe(&slot->answer.await);
+	return result;
+}
+
+void tls_flow_establish(struct tls_conn *conn, enum tls_conn_state state, uint32_t domain_id)
+{
+	conn->state = (uint8_t)state;
+	conn->domain_id = domain_id;
+	tls_engine_domain_use(domain_id, 1);
+	conn->stream.update_after = (uint64_t)cfg_get(tls, tls_cfg, key_update_records);
 	atomic_store(&conn->told, true);
 	tls_watch_remove(conn);
 	tls_stats_note_peak();
 	tls_conn_count_established(conn);
-	log_established(conn, info);
+	log_established(conn);
 	conn->event_due = tls_event_is_wanted(conn);
-	return 0;
 }
 
 /* ---- clear text to records ---- */
@@ -212,6 +219,7 @@ void tls_flow_end(struct tls_conn *conn)
 	tls_blob_free(&conn->records);
 	tls_blob_free(&conn->clear);
 	tls_stream_wipe(&conn->stream);
+	tls_conn_await_free(conn);
 }
 
 int tls_flow_send(struct tls_conn *conn, const uint8_t *data, size_t len, bool close_after)

@@ -27,9 +27,12 @@ extern uint8_t tls_output[TLS_OUTPUT_SIZE];
 struct tls_engine_slot *tls_flow_ask(struct tls_conn *conn, enum tls_engine_op op,
 				     const uint8_t *in, size_t len, const char **reason);
 
-/* Keeps what the engine's answer says of the connection that is established now. Returns 0, or -1
- * without memory. */
-int tls_flow_establish(struct tls_conn *conn, struct tls_engine_slot *slot);
+/* Keeps what the engine's answer says of the connection that is established now, or, if it was
+ * foretold, will be. Returns 0, or -1 without memory. */
+int tls_flow_take(struct tls_conn *conn, struct tls_engine_slot *slot);
+
+/* Makes the connection, of which that is known, an established one. */
+void tls_flow_establish(struct tls_conn *conn, enum tls_conn_state state, uint32_t domain_id);
 
 /*
  * Turns clear text into records in tls_output. Returns their bytes with *taken set to the bytes of

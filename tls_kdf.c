@@ -228,6 +228,21 @@ int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_k
 	return ok ? 0 : -1;
 }
 
+int tls_kdf_finished(uint8_t hash, const uint8_t *secret, const uint8_t *transcript, uint8_t *out)
+{
+	static const char label[] = "tls13 finished";
+	size_t size = tls_kdf_hash_size(hash);
+	uint8_t key[TLS_KDF_MAX_HASH];
+	struct tls_kdf_bytes messages = {transcript, size};
+	bool ok = tls_kdf_expand_label(hash, (struct tls_kdf_bytes){secret, size},
+				       (struct tls_kdf_bytes){label, sizeof(label) - 1},
+				       (struct tls_kdf_bytes){NULL, 0}, key, size) == 0 &&
+		  hmac(hash_of(hash), (struct tls_kdf_bytes){key, size}, &messages, 1, out);
+
+	OPENSSL_cleanse(key, sizeof(key));
+	return ok ? 0 : -1;
+}
+
 /* Adds P_hash(secret, seed) of RFC 5246 section 5 to out, bit by bit without carry. */
 static bool add_p_hash(enum hash hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes seed,
 		       uint8_t *out, size_t len)

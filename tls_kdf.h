@@ -40,6 +40,13 @@ int tls_kdf_extract(uint8_t hash, struct tls_kdf_bytes salt, struct tls_kdf_byte
 int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
 			 struct tls_kdf_bytes context, uint8_t *out, size_t len);
 
+/*
+ * The verify_data of a Finished message (RFC 8446 section 4.4.4): secret is the handshake traffic
+ * secret of who sends it, transcript the hash of the messages before it; these and out have the
+ * size of the hash. Returns 0, or -1 when libcrypto fails.
+ */
+int tls_kdf_finished(uint8_t hash, const uint8_t *secret, const uint8_t *transcript, uint8_t *out);
+
 /* PRF(secret, label + seed). Returns 0, or -1 when libcrypto fails. */
 int tls_kdf_prf(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes seed, uint8_t *out,
 		size_t len);

@@ -41,7 +41,22 @@ void tls_log_conn(int level, const struct tls_conn *conn, const char *event, con
 	    conn->role == TLS_ROLE_SERVER ? "server" : "client", detail);
 }
 
-void tls_log_handshake(const struct tls_conn *conn, const char *reason)
+void tls_log_await(const struct tls_conn *conn, int alert_sent, int alert_received, char *text)
+{
+	struct tls_facts facts = {
+		.domain = tls_engine_domain_name(conn->await->domain_id),
+		.bad_cert = "",
+		.server_name = conn->server_name ? conn->server_name : "",
+		.alert_sent = alert_sent,
+		.alert_received = alert_received,
+		.offer = &conn->await->offer,
+	};
+
+	tls_facts_tell(&facts, text, TLS_SESSION_TEXT);
+}
+
+/* What the engine knows of a handshake, or "". */
+static const char *ask_engine(const struct tls_conn *conn)
 {
 	struct tls_engine_slot *slot = NULL;
 
@@ -53,8 +68,17 @@ void tls_log_handshake(const struct tls_conn *conn, const char *reason)
 		if (tls_engine_call(slot, DESCRIBE_TIMEOUT_MS) != 0)
 			slot = NULL;
 	}
+	return slot ? slot->answer.text : "";
+}
+
+void tls_log_handshake(const struct tls_conn *conn, const char *reason)
+{
+	char text[TLS_SESSION_TEXT] = "";
+
+	if (conn->await)
+		tls_log_await(conn, -1, -1, text);
 	tls_log_conn(L_WARN, conn, "failed", "reason=\"%s\"%s", reason,
-		     slot ? slot->answer.text : "");
+		     conn->await ? text : ask_engine(conn));
 }
 
 void tls_log_keys(const struct tls_conn *conn, struct tls_engine_answer *answer)

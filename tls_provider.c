@@ -179,26 +179,41 @@ static bool expand(const struct request *r, struct tls_kdf_bytes secret, struct 
 	return tls_kdf_expand_label(r->hash, secret, label, data, out, len) == 0;
 }
 
-static void note(struct tls_kdf_bytes label, const uint8_t *secret, size_t len)
+/* The secrets of application traffic are derived from the messages up to the server's Finished. */
+static void note_transcript(struct tls_kdf_bytes transcript)
 {
-	static const char client[] = "c ap traffic", server[] = "s ap traffic";
+	if (!transcript.data || transcript.len > sizeof(watched->transcript))
+		return;
+	memcpy(watched->transcript, transcript.data, transcript.len);
+	watched->transcript_len = transcript.len;
+}
+
+static void note(struct tls_kdf_bytes label, struct tls_kdf_bytes transcript, const uint8_t *secret,
+		 size_t len)
+{
+	static const char client[] = "c ap traffic", server[] = "s ap traffic",
+			  client_handshake[] = "c hs traffic";
 
 	if (!watched || label.len != sizeof(client) - 1 || len > TLS_KDF_MAX_HASH)
 		return;
-	if (memcmp(label.data, client, label.len) == 0)
+	if (memcmp(label.data, client, label.len) == 0) {
 		memcpy(watched->client, secret, len);
-	else if (memcmp(label.data, server, label.len) == 0)
+		watched->len = len;
+	} else if (memcmp(label.data, server, label.len) == 0) {
 		memcpy(watched->server, secret, len);
-	else
-		return;
-	watched->len = len;
+		watched->len = len;
+		note_transcript(transcript);
+	} else if (memcmp(label.data, client_handshake, label.len) == 0) {
+		memcpy(watched->client_handshake, secret, len);
+		watched->handshake_len = len;
+	}
 }
 
 static bool derive_secret(const struct request *r, uint8_t *out, size_t len)
 {
 	if (!r->part[PART_KEY].data || !expand(r, r->part[PART_KEY], r->part[PART_DATA], out, len))
 		return false;
-	note(r->part[PART_LABEL], out, len);
+	note(r->part[PART_LABEL], r->part[PART_DATA], out, len);
 	return true;
 }
 

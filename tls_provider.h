@@ -17,11 +17,16 @@
 
 #include <stdbool.h>
 
-/* Secrets of application traffic in TLS 1.3. len is 0 until one is known; both are when the
- * handshake is done. Owner: the session, which wipes them. */
+/* Secrets of TLS 1.3. Each length is 0 until what it belongs to is known. Owner: the session, which
+ * wipes them. */
 struct tls_provider_secrets {
+	/* Of application traffic; both are known when the handshake is done. */
 	uint8_t client[TLS_KDF_MAX_HASH], server[TLS_KDF_MAX_HASH];
 	size_t len;
+	/* Of the client's handshake messages, and the hash of all messages up to the server's
+	 * Finished: known to this provider only. */
+	uint8_t client_handshake[TLS_KDF_MAX_HASH], transcript[TLS_KDF_MAX_HASH];
+	size_t handshake_len, transcript_len;
 };
 
 /*

@@ -162,15 +162,24 @@ static int send_answer(const struct reading *r, const struct tls_engine_slot *sl
 	return tls_flow_send(r->conn, slot->out, answer->out_len, false);
 }
 
+/* Sends what waited for the handshake, unless a route comes first. */
+static void send_queued(struct reading *r)
+{
+	const char *reason;
+
+	if (r->conn->queue && !r->conn->event_due && tls_flow_flush(r->conn, &reason) != 0)
+		read_fail(r, reason);
+}
+
 /* Takes one answer of the engine about records that were read. */
 static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 {
 	struct tls_engine_answer *answer = &slot->answer;
 	struct tls_conn *conn = r->conn;
-	const char *reason;
 
 	if (send_answer(r, slot) != 0) {
 		tls_stream_wipe(&answer->stream);
+		tls_stream_await_wipe(&answer->await);
 		read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
 		return;
 	}
@@ -180,10 +189,16 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 	}
 	if (answer->state == TLS_SESSION_HANDSHAKE)
 		return;
-	if (conn->state < TLS_CONN_FAST && tls_flow_establish(conn, slot) != 0) {
+	if (conn->state < TLS_CONN_FAST && tls_flow_take(conn, slot) != 0) {
 		read_starve(r);
 		return;
 	}
+	if (answer->state == TLS_SESSION_FORETOLD)
+		return;
+	if (conn->state < TLS_CONN_FAST)
+		tls_flow_establish(
+			conn, answer->state == TLS_SESSION_FAST ? TLS_CONN_FAST : TLS_CONN_HELD,
+			answer->info.domain_id);
 	if (answer->clear_len > 0)
 		count_received(answer->clear_len, answer->clear_records);
 	if (answer->clear_len > 0 && deliver(r, slot->clear, answer->clear_len) != 0) {
@@ -194,13 +209,12 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 		conn->eof = true;
 		r->used = r->len;
 	}
-	if (conn->queue && !conn->event_due && tls_flow_flush(conn, &reason) != 0)
-		read_fail(r, reason);
+	send_queued(r);
 }
 
 static bool uses_engine(const struct tls_conn *conn)
 {
-	return conn->state != TLS_CONN_FAST && conn->state != TLS_CONN_CLOSED;
+	return conn->state != TLS_CONN_FAST && conn->state != TLS_CONN_CLOSED && !conn->await;
 }
 
 /* Hands the records at hand to the engine: a handshake, or a connection that it holds. */
@@ -230,6 +244,43 @@ static void read_engine(struct reading *r)
 			conn->state = TLS_CONN_HANDSHAKE;
 		take_answer(r, slot);
 	}
+}
+
+static void await_fail(struct reading *r, const struct tls_stream_event *event)
+{
+	char detail[TLS_SESSION_TEXT];
+
+	r->conn->cause = event->alert_sent < 0 && event->alert_received >= 0 ? TLS_CAUSE_alert
+									     : TLS_CAUSE_protocol;
+	snprintf(detail, sizeof(detail), "reason=\"%s\"", event->error);
+	tls_log_await(r->conn, event->alert_sent, event->alert_received, detail);
+	read_fail(r, detail);
+}
+
+/* Looks whether the client's Finished is what the engine has foretold. */
+static void read_await(struct reading *r)
+{
+	struct tls_conn *conn = r->conn;
+	int result = 1;
+
+	while (result > 0 && (conn->stream.flags & TLS_STREAM_AWAITS)) {
+		struct tls_stream_event event;
+
+		result = tls_stream_await_read(&conn->stream, &conn->await->stream, input + r->used,
+					       r->len - r->used, tls_output, &event, &r->need);
+		if (event.reply_len > 0)
+			(void)tls_flow_send(conn, tls_output, event.reply_len, false);
+		if (result < 0) {
+			await_fail(r, &event);
+			return;
+		}
+		r->used += event.consumed;
+	}
+	if (conn->stream.flags & TLS_STREAM_AWAITS)
+		return;
+	tls_flow_establish(conn, TLS_CONN_FAST, conn->await->domain_id);
+	tls_conn_await_free(conn);
+	send_queued(r);
 }
 
 /*
@@ -275,6 +326,8 @@ static void read_records(struct reading *r)
 	}
 	if (uses_engine(r->conn))
 		read_engine(r);
+	if (r->conn->await)
+		read_await(r);
 	if (r->conn->state == TLS_CONN_FAST)
 		read_fast(r);
 }

@@ -174,6 +174,8 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 		.cert_size = sizeof(slot->cert),
 		.info = &answer->info,
 		.stream = &answer->stream,
+		.await = &answer->await,
+		.offer = &answer->offer,
 		.text = answer->text,
 		.keylog_mode = slot->request.keylog,
 		.keylog = answer->keylog,
@@ -220,7 +222,7 @@ static uint32_t serve_session(struct tls_engine_slot *slot)
 		return 0;
 	}
 	call_session(slot, session);
-	if (answer->state == TLS_SESSION_FAST)
+	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_FORETOLD)
 		return handle;
 	if (is_new && answer->state == TLS_SESSION_HANDSHAKE)
 		tls_session_check_server_id(session, slot->request.setup.server_id, answer->text);
@@ -240,6 +242,7 @@ static void abandon(struct tls_engine_slot *slot, uint32_t over)
 	else if (slot->request.handle == 0 && slot->answer.handle)
 		table_remove(slot->answer.handle);
 	OPENSSL_cleanse(&slot->answer.stream, sizeof(slot->answer.stream));
+	OPENSSL_cleanse(&slot->answer.await, sizeof(slot->answer.await));
 	OPENSSL_cleanse(slot->answer.keylog, sizeof(slot->answer.keylog));
 }
 

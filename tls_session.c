@@ -747,10 +747,89 @@ static enum tls_session_state call_end(const struct tls_session *s, struct tls_s
 	return state;
 }
 
+/* For more of the peer. */
+static enum tls_session_state session_wait(struct tls_session *s, struct tls_session_io *io)
+{
+	drain(s, io);
+	return TLS_SESSION_HANDSHAKE;
+}
+
+static enum tls_session_state session_starve(struct tls_session_io *io)
+{
+	snprintf(io->text, TLS_SESSION_TEXT, "reason=\"out of memory\"");
+	io->cause = TLS_CAUSE_memory;
+	return TLS_SESSION_FAILED;
+}
+
+/* A server that asks for a certificate does not know what the client will say. */
+static bool asks_for_certificate(const struct tls_session *s)
+{
+	return SSL_get_verify_mode(s->ssl) != SSL_VERIFY_NONE && !SSL_session_reused(s->ssl);
+}
+
+/* True if nothing but a Finished is missing, it is known which, and the connection can do without
+ * the SSL object then. Early data would come before it: OpenSSL knows how much of that to skip. */
+static bool can_foretell(const struct tls_session *s, const struct tls_session_io *io)
+{
+	return s->role == TLS_ROLE_SERVER && SSL_version(s->ssl) == TLS1_3_VERSION &&
+	       s->secrets.handshake_len > 0 && s->secrets.transcript_len > 0 &&
+	       !asks_for_certificate(s) && !limits_fragments(s) &&
+	       SSL_get_early_data_status(s->ssl) == SSL_EARLY_DATA_NOT_SENT &&
+	       !SSL_has_pending(s->ssl) && BIO_ctrl_pending(s->in) == 0 &&
+	       BIO_ctrl_pending(s->out) < io->out_size / 2;
+}
+
+/* The client's Finished, as the record that a client sends. Returns its bytes, or 0. */
+static size_t foretell(struct tls_session *s, struct tls_stream_await *await, uint8_t *record)
+{
+	const SSL_CIPHER *cipher = SSL_get_pending_cipher(s->ssl);
+	const struct tls_provider_secrets *secrets = &s->secrets;
+	uint8_t aead = aead_of(cipher), hash = prf_hash_of(cipher);
+	size_t size = tls_kdf_hash_size(hash);
+
+	if (aead == TLS_AEAD_NONE || secrets->handshake_len != size ||
+	    secrets->transcript_len != size ||
+	    tls_stream_await_init(await, aead, hash, secrets->client_handshake,
+				  secrets->transcript) != 0)
+		return 0;
+	return tls_stream_await_seal(await, record);
+}
+
+/*
+ * Ends the handshake before the client does: the SSL object is given what the client has to send,
+ * so that one request to the engine does, and nothing of the handshake stays in it. The ticket
+ * goes with the server's messages (RFC 8446 section 4.6.1). Whether the client's Finished is what
+ * it has to be is for the stream to see; until then nothing is established.
+ */
+static enum tls_session_state session_foretell(struct tls_session *s, struct tls_session_io *io)
+{
+	uint8_t record[TLS_STREAM_FINISHED_RECORD];
+	size_t len = foretell(s, io->await, record);
+	int result;
+
+	if (len == 0)
+		return session_wait(s, io);
+	if (BIO_write(s->in, record, (int)len) != (int)len)
+		return session_starve(io);
+	result = SSL_do_handshake(s->ssl);
+	if (result != 1)
+		return session_fail(s, io, SSL_get_error(s->ssl, result));
+	s->done = true;
+	fill_info(s, io);
+	drain(s, io);
+	if (io->more || !hand_over(s, io))
+		return session_starve(io);
+	tls_stream_await_begin(io->stream, io->await);
+	*io->offer = s->offer;
+	return TLS_SESSION_FORETOLD;
+}
+
 static enum tls_session_state session_handshake(struct tls_session *s, struct tls_session_io *io)
 {
+	bool had_finished = s->secrets.transcript_len > 0;
 	int result = SSL_do_handshake(s->ssl);
 	int error = result == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, result);
+	enum tls_session_state state;
 
 	if (SSL_version(s->ssl) == TLS1_2_VERSION && !s->has_nonce)
 		note_nonce(s);
@@ -758,19 +837,21 @@ static enum tls_session_state session_handshake(struct tls_session *s, struct tl
 		return session_finish(s, io);
 	if (error != SSL_ERROR_WANT_READ)
 		return session_fail(s, io, error);
-	drain(s, io);
-	return TLS_SESSION_HANDSHAKE;
+	/* Once only: later a part of the client's message may be inside. */
+	if (had_finished || !can_foretell(s, io))
+		return session_wait(s, io);
+	state = session_foretell(s, io);
+	if (state != TLS_SESSION_FORETOLD)
+		tls_stream_await_wipe(io->await);
+	return state;
 }
 
 enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session_io *io)
 {
 	enum tls_session_state state;
 
-	if (io->in_len > 0 && BIO_write(s->in, io->in, (int)io->in_len) != (int)io->in_len) {
-		snprintf(io->text, TLS_SESSION_TEXT, "reason=\"out of memory\"");
-		io->cause = TLS_CAUSE_memory;
-		return TLS_SESSION_FAILED;
-	}
+	if (io->in_len > 0 && BIO_write(s->in, io->in, (int)io->in_len) != (int)io->in_len)
+		return session_starve(io);
 	s->io = io;
 	tls_provider_watch(&s->secrets);
 	call_begin(s);

@@ -25,6 +25,7 @@ enum tls_session_state {
 	TLS_SESSION_FAILED = -1, /* it is over: text says why, out may hold an alert */
 	TLS_SESSION_HANDSHAKE,   /* more bytes of the peer are needed */
 	TLS_SESSION_FAST,        /* done: stream and info are filled in */
+	TLS_SESSION_FORETOLD,    /* the same, once the client's Finished has come: await, too */
 	TLS_SESSION_HELD,        /* done, and it stays: info was filled in when it became so */
 	TLS_SESSION_EOF,         /* held, and the peer sent close_notify */
 };
@@ -79,8 +80,10 @@ struct tls_session_io {
 	bool more;                          /* call again, without input: a buffer was too small */
 	struct tls_session_info *info;
 	struct tls_stream *stream;
-	char *text;           /* TLS_SESSION_TEXT bytes */
-	enum tls_cause cause; /* FAILED: the same for counting */
+	struct tls_stream_await *await; /* FORETOLD: what the stream waits for */
+	struct tls_offer *offer;        /* FORETOLD: what a failure's line tells of the client */
+	char *text;                     /* TLS_SESSION_TEXT bytes */
+	enum tls_cause cause;           /* FAILED: the same for counting */
 };
 
 struct tls_session;

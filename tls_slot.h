@@ -63,7 +63,7 @@ struct tls_engine_status {
 /* What was answered; lengths are those of the slot's buffers. */
 struct tls_engine_answer {
 	enum tls_session_state state;
-	uint32_t handle; /* of the session; 0 when it is gone (FAST) or never was */
+	uint32_t handle; /* of the session; 0 when it is gone (FAST, FORETOLD) or never was */
 	uint32_t in_used;
 	uint32_t out_len;
 	uint32_t clear_len;
@@ -74,7 +74,9 @@ struct tls_engine_answer {
 	bool more;                          /* call again without input for the rest */
 	enum tls_cause cause;               /* of FAILED */
 	struct tls_session_info info;
-	struct tls_stream stream; /* wipe it when it was taken */
+	struct tls_stream stream;      /* wipe it when it was taken, */
+	struct tls_stream_await await; /* and this */
+	struct tls_offer offer;
 	char text[TLS_SESSION_TEXT];
 	char keylog[TLS_KEYLOG_TEXT]; /* lines for SER's log; wipe them when they were taken */
 	char keylog_trouble[TLS_KEYLOG_TROUBLE];

@@ -8,6 +8,9 @@
  */
 #include "tls_stream.h"
 
+#include <openssl/crypto.h>
+
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,7 +20,8 @@
 #define STREAM_MAX_TICKETS  64 /* NewSessionTicket messages */
 #define STREAM_MAX_WARNINGS 5  /* warning alerts and HelloRequests */
 
-#define STREAM_MAX_MESSAGE 65536 /* body of a post-handshake message */
+#define STREAM_MAX_MESSAGE    65536 /* body of a post-handshake message */
+#define STREAM_MESSAGE_HEADER 4     /* type and length, RFC 8446 section 4 */
 
 #define STREAM_ALERT_WARNING 1
 #define STREAM_ALERT_FATAL   2
@@ -27,6 +31,7 @@ enum stream_message {
 	STREAM_HELLO_REQUEST = 0,
 	STREAM_CLIENT_HELLO = 1,
 	STREAM_NEW_SESSION_TICKET = 4,
+	STREAM_FINISHED = 20,
 	STREAM_KEY_UPDATE = 24,
 };
 
@@ -397,15 +402,31 @@ static void stream_event_clear(struct tls_stream_event *ev)
 	*ev = (struct tls_stream_event){.alert_sent = -1, .alert_received = -1};
 }
 
+/* Opens the record at in. Returns as tls_stream_read() does. */
+static int stream_open(struct stream_reading *r, uint8_t *in, size_t in_len, uint8_t **plain,
+		       size_t *plain_len, uint8_t *type, size_t *need)
+{
+	struct tls_record_keys *keys = &r->s->rd;
+	struct tls_record_header h;
+	uint8_t alert = TLS_ALERT_INTERNAL_ERROR;
+	int rc = tls_record_peek(keys, in, in_len, &h, &alert);
+
+	if (rc == 0)
+		*need = h.size;
+	if (rc > 0) {
+		r->ev->consumed = h.size;
+		rc = tls_record_open(keys, in, h.size, plain, plain_len, type, &alert) == 0 ? 1
+											    : -1;
+	}
+	return rc < 0 ? stream_fail(r, alert, stream_record_error(alert)) : rc;
+}
+
 int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *reply,
 		    struct tls_stream_event *ev, size_t *need)
 {
 	struct stream_reading r = {s, ev, reply};
-	struct tls_record_header h;
-	uint8_t *plain;
+	uint8_t *plain, type;
 	size_t plain_len;
-	uint8_t type;
-	uint8_t alert = TLS_ALERT_INTERNAL_ERROR;
 	int rc;
 
 	stream_event_clear(ev);
@@ -416,18 +437,151 @@ int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *r
 		ev->consumed = in_len;
 		return in_len != 0;
 	}
-	rc = tls_record_peek(&s->rd, in, in_len, &h, &alert);
-	if (rc == 0) {
-		*need = h.size;
+	rc = stream_open(&r, in, in_len, &plain, &plain_len, &type, need);
+	return rc > 0 ? stream_content(&r, type, plain, plain_len) : rc;
+}
+
+/* ---- a client's Finished that is known before it comes ---- */
+
+void tls_stream_await_wipe(struct tls_stream_await *a)
+{
+	OPENSSL_cleanse(a, sizeof(*a));
+}
+
+int tls_stream_await_init(struct tls_stream_await *a, uint8_t aead, uint8_t hash,
+			  const uint8_t *secret, const uint8_t *transcript)
+{
+	size_t size = tls_kdf_hash_size(hash);
+
+	memset(a, 0, sizeof(*a));
+	a->expected[0] = STREAM_FINISHED;
+	a->expected[3] = (uint8_t)size;
+	a->expected_len = (uint8_t)(STREAM_MESSAGE_HEADER + size);
+	if (tls_record_keys_1_3(&a->keys, aead, hash, secret, size) == 0 &&
+	    tls_kdf_finished(hash, secret, transcript, a->expected + STREAM_MESSAGE_HEADER) == 0)
+		return 0;
+	tls_stream_await_wipe(a);
+	return -1;
+}
+
+size_t tls_stream_await_seal(const struct tls_stream_await *a, uint8_t *out)
+{
+	struct tls_record_keys keys = a->keys;
+	size_t n = tls_record_seal(&keys, TLS_CONTENT_HANDSHAKE, a->expected, a->expected_len, out);
+
+	tls_record_keys_wipe(&keys);
+	return n;
+}
+
+static void await_swap_keys(struct tls_stream *s, struct tls_stream_await *a)
+{
+	struct tls_record_keys keys = s->rd;
+
+	s->rd = a->keys;
+	a->keys = keys;
+	tls_record_keys_wipe(&keys);
+}
+
+void tls_stream_await_begin(struct tls_stream *s, struct tls_stream_await *a)
+{
+	await_swap_keys(s, a);
+	s->flags |= TLS_STREAM_AWAITS;
+}
+
+/* Takes a part of the Finished, which may come in several records. Only the whole of it is told
+ * right from wrong. */
+static int await_message(struct stream_reading *r, struct tls_stream_await *a, const uint8_t *p,
+			 size_t len)
+{
+	size_t left = (size_t)(a->expected_len - a->received_len), n = len < left ? len : left;
+
+	memcpy(a->received + a->received_len, p, n);
+	a->received_len += (uint8_t)n;
+	if (a->received[0] != STREAM_FINISHED)
+		return stream_fail(r, TLS_ALERT_UNEXPECTED_MESSAGE, "unexpected handshake message");
+	if (a->received_len < STREAM_MESSAGE_HEADER)
+		return 1;
+	if (memcmp(a->received, a->expected, STREAM_MESSAGE_HEADER) != 0)
+		return stream_fail(r, TLS_ALERT_DECODE_ERROR, "bad length of Finished");
+	if (n < len) /* RFC 8446 section 5.1: a message before a change of keys ends its record. */
+		return stream_fail(r, TLS_ALERT_UNEXPECTED_MESSAGE,
+				   "data after a Finished in its record");
+	if (a->received_len < a->expected_len)
+		return 1;
+	if (CRYPTO_memcmp(a->received, a->expected, a->expected_len) != 0)
+		return stream_fail(r, TLS_ALERT_DECRYPT_ERROR, "bad Finished");
+	await_swap_keys(r->s, a);
+	r->s->flags &= (uint8_t)~TLS_STREAM_AWAITS;
+	r->s->warnings = 0;
+	tls_stream_await_wipe(a);
+	return 1;
+}
+
+/* Any alert ends a handshake, but for user_canceled, after which another one comes. */
+static int await_alert(struct stream_reading *r, const uint8_t *p, size_t len)
+{
+	int rc = stream_alert_received(r, p, len);
+
+	if (r->ev->alert_sent >= 0 || (rc > 0 && r->ev->alert_received == TLS_ALERT_USER_CANCELED))
+		return rc;
+	return stream_dead(r, "the peer ended the handshake with an alert");
+}
+
+static int await_content(struct stream_reading *r, struct tls_stream_await *a, uint8_t type,
+			 const uint8_t *p, size_t len)
+{
+	if (a->received_len != 0 && type != TLS_CONTENT_HANDSHAKE)
+		return stream_fail(r, TLS_ALERT_UNEXPECTED_MESSAGE,
+				   "record inside a handshake message");
+	if (len == 0 && type != TLS_CONTENT_APPLICATION_DATA) /* RFC 8446 section 5.4 */
+		return stream_fail(r, TLS_ALERT_UNEXPECTED_MESSAGE, "empty record");
+	if (type == TLS_CONTENT_HANDSHAKE)
+		return await_message(r, a, p, len);
+	if (type == TLS_CONTENT_ALERT)
+		return await_alert(r, p, len);
+	return stream_fail(r, TLS_ALERT_UNEXPECTED_MESSAGE, "unexpected record type");
+}
+
+/*
+ * Records that are not protected: a ChangeCipherSpec, which means nothing (RFC 8446 section 5), and
+ * the alert of a client that has no keys because it could make nothing of the server's messages.
+ */
+static int await_plain(struct stream_reading *r, const uint8_t *in, size_t in_len, size_t *need)
+{
+	bool is_alert = in[0] == TLS_CONTENT_ALERT;
+	size_t content = is_alert ? 2 : 1, size = TLS_RECORD_HEADER + content;
+
+	if (in_len < size) {
+		*need = size;
 		return 0;
 	}
-	if (rc > 0) {
-		ev->consumed = h.size;
-		rc = tls_record_open(&s->rd, in, h.size, &plain, &plain_len, &type, &alert);
+	r->ev->consumed = size;
+	if (in[1] == 3 && in[3] == 0 && in[4] == content) {
+		if (is_alert && r->s->rd.seq == 0)
+			return await_alert(r, in + TLS_RECORD_HEADER, content);
+		if (!is_alert && in[TLS_RECORD_HEADER] == 1)
+			return stream_count(r, &r->s->warnings, STREAM_MAX_WARNINGS,
+					    "too many ChangeCipherSpecs");
 	}
-	if (rc < 0)
-		return stream_fail(&r, alert, stream_record_error(alert));
-	return stream_content(&r, type, plain, plain_len);
+	return stream_fail(r, TLS_ALERT_UNEXPECTED_MESSAGE, "unexpected record type");
+}
+
+int tls_stream_await_read(struct tls_stream *s, struct tls_stream_await *a, uint8_t *in,
+			  size_t in_len, uint8_t *reply, struct tls_stream_event *ev, size_t *need)
+{
+	struct stream_reading r = {s, ev, reply};
+	uint8_t *plain, type;
+	size_t plain_len;
+	int rc;
+
+	stream_event_clear(ev);
+	*need = 0;
+	if (s->flags & TLS_STREAM_DEAD)
+		return stream_dead(&r, "the connection has failed before");
+	if (in_len > 0 && (in[0] == TLS_CONTENT_CHANGE_CIPHER_SPEC || in[0] == TLS_CONTENT_ALERT))
+		return await_plain(&r, in, in_len, need);
+	rc = stream_open(&r, in, in_len, &plain, &plain_len, &type, need);
+	return rc > 0 ? await_content(&r, a, type, plain, plain_len) : rc;
 }
 
 size_t tls_stream_write(struct tls_stream *s, const uint8_t *in, size_t len, size_t *taken,

@@ -9,8 +9,9 @@
  *         ../../tls_record.c ../../tls_stream.c -lcrypto -o fuzz_stream
  *   ./fuzz_stream -max_total_time=60 corpus_stream
  *
- * Input: one byte of version, role and suite, then steps: kind, inner type, two bytes of
- * length, content.
+ * Input: one byte of version, role, suite and whether a Finished is due, then steps: kind, inner
+ * type, two bytes of length, content. While the Finished is due, a handshake record's content is
+ * what differs from it: zeros are the right one, or a part of it.
  */
 #include "tls_stream.h"
 
@@ -22,6 +23,12 @@
 		if (!(x))                                                                          \
 			abort();                                                                   \
 	} while (0)
+
+enum config {
+	CONFIG_1_3 = 1,
+	CONFIG_CLIENT = 2,
+	CONFIG_AWAITS = 0x80, /* server and TLS 1.3 only */
+};
 
 enum step_kind {
 	STEP_RECORD,    /* as it is */
@@ -42,10 +49,11 @@ struct step {
 };
 
 static struct tls_record_keys mirror; /* how the peer reads what the stream writes */
+static struct tls_stream_await due;   /* while TLS_STREAM_AWAITS is set */
 
 static void setup(struct tls_stream *s, uint8_t config)
 {
-	uint16_t version = config & 1 ? 0x0304 : 0x0303;
+	uint16_t version = config & CONFIG_1_3 ? 0x0304 : 0x0303;
 	uint8_t aead = (uint8_t)(1 + (config >> 2) % 3);
 	uint8_t bytes[48] = {config};
 	struct tls_record_keys k[2];
@@ -62,8 +70,13 @@ static void setup(struct tls_stream *s, uint8_t config)
 	s->rd = k[0];
 	s->wr = k[1];
 	s->update_after = 4;
-	s->flags = config & 2 ? TLS_STREAM_CLIENT : 0;
+	s->flags = config & CONFIG_CLIENT ? TLS_STREAM_CLIENT : 0;
 	mirror = s->wr;
+	if (!(config & CONFIG_AWAITS) || !(config & CONFIG_1_3) || (config & CONFIG_CLIENT))
+		return;
+	bytes[1] = 2;
+	REQUIRE(tls_stream_await_init(&due, aead, TLS_PRF_SHA256, bytes, bytes) == 0);
+	tls_stream_await_begin(s, &due);
 }
 
 /* The peer must be able to read everything, in order, whatever it was. */
@@ -86,6 +99,38 @@ static void peer_reads(uint8_t *out, size_t len)
 	}
 }
 
+/* Only the right Finished ends the wait, whose last part was opened in place, and nothing of it
+ * stays. */
+static void check_finished(const struct tls_stream *s, const struct tls_stream_await *was,
+			   const uint8_t *in, const struct tls_stream_event *ev)
+{
+	static const struct tls_stream_await none;
+	size_t had = was->received_len;
+
+	REQUIRE(memcmp(was->received, was->expected, had) == 0);
+	REQUIRE(memcmp(in + TLS_RECORD_HEADER, was->expected + had, was->expected_len - had) == 0);
+	REQUIRE(memcmp(&s->rd, &was->keys, sizeof(s->rd)) == 0);
+	REQUIRE(memcmp(&due, &none, sizeof(due)) == 0);
+	REQUIRE(s->flags == 0 || s->flags == TLS_STREAM_WRITE_CLOSED);
+	REQUIRE(ev->reply_len == 0 && ev->alert_received == -1);
+}
+
+static int await_reads(struct tls_stream *s, uint8_t *in, size_t len, uint8_t *reply,
+		       struct tls_stream_event *ev, size_t *need)
+{
+	struct tls_stream_await was = due;
+	int rc = tls_stream_await_read(s, &due, in, len, reply, ev, need);
+
+	REQUIRE(!ev->data && !ev->data_len);
+	if (s->flags & TLS_STREAM_AWAITS) {
+		REQUIRE(memcmp(&due.keys, &was.keys, sizeof(due.keys)) == 0);
+	} else {
+		REQUIRE(rc == 1);
+		check_finished(s, &was, in, ev);
+	}
+	return rc;
+}
+
 static void stream_reads(struct tls_stream *s, const uint8_t *bytes, size_t len)
 {
 	uint8_t flags = s->flags;
@@ -97,12 +142,13 @@ static void stream_reads(struct tls_stream *s, const uint8_t *bytes, size_t len)
 
 	REQUIRE(in && reply);
 	memcpy(in, bytes, len);
-	rc = tls_stream_read(s, in, len, reply, &ev, &need);
+	rc = flags & TLS_STREAM_AWAITS ? await_reads(s, in, len, reply, &ev, &need)
+				       : tls_stream_read(s, in, len, reply, &ev, &need);
 	REQUIRE(rc >= -1 && rc <= 1);
 	REQUIRE(ev.consumed <= len && ev.reply_len <= TLS_STREAM_REPLY_MAX);
 	REQUIRE((rc == -1) == (ev.error != NULL));
 	REQUIRE((rc == -1) == ((s->flags & TLS_STREAM_DEAD) != 0));
-	REQUIRE((s->flags & flags) == flags);
+	REQUIRE((s->flags & flags & ~TLS_STREAM_AWAITS) == (flags & ~TLS_STREAM_AWAITS));
 	REQUIRE((ev.data != NULL) == (ev.data_len != 0));
 	REQUIRE(rc == 1 || (!ev.data && ev.consumed <= len));
 	REQUIRE(rc != 1 || ev.consumed != 0);
@@ -140,6 +186,9 @@ static size_t seal_step(const struct tls_stream *s, const struct step *step, uin
 	struct tls_record_keys k = s->rd; /* what the peer seals with now */
 
 	memcpy(inner, step->content, step->len);
+	if ((s->flags & TLS_STREAM_AWAITS) && step->type == TLS_CONTENT_HANDSHAKE)
+		for (size_t i = 0; i < step->len && due.received_len + i < due.expected_len; i++)
+			inner[i] ^= due.expected[due.received_len + i];
 	if (step->kind != STEP_PADDED)
 		return tls_record_seal(&k, step->type, inner, step->len, rec);
 	/* A type of zero is one more byte of padding. */

@@ -22,6 +22,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Sequence
@@ -486,20 +487,30 @@ class Direction13:
         return inner[-1], inner[:-1]
 
 
+@contextmanager
+def logged_secrets(make_context: Callable[..., ssl.SSLContext], **more):
+    """A client's context for one TLS 1.3 handshake, and a dict that has its secrets afterwards."""
+    secrets: dict[str, bytes] = {}
+    with tempfile.NamedTemporaryFile(suffix=".keylog") as keylog:
+        context = make_context(keylog=Path(keylog.name), low=ssl.TLSVersion.TLSv1_3, **more)
+        yield context, secrets
+        text = Path(keylog.name).read_text()
+    context.keylog_filename = None
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            label, _, secret = line.split()
+            secrets[label] = bytes.fromhex(secret)
+
+
 class Records13(StreamClient):
     """A TLS 1.3 connection whose records the test makes and reads itself, after a normal handshake."""
 
     transport = "TLS"
 
     def __init__(self, port: int, make_context: Callable[..., ssl.SSLContext], **more):
-        with tempfile.NamedTemporaryFile(suffix=".keylog") as keylog:
-            context = make_context(keylog=Path(keylog.name), low=ssl.TLSVersion.TLSv1_3, **more)
+        with logged_secrets(make_context, **more) as (context, secrets):
             raw = RawTls(port, context).handshake()
-            text = Path(keylog.name).read_text()
-        context.keylog_filename = None
         suite = raw.ssl.cipher()[0]
-        secrets = {label: bytes.fromhex(secret) for label, _, secret in (l.split() for l in text.splitlines()
-                                                                         if l and not l.startswith("#"))}
         self.sock, self.ser_uri = raw.sock, raw.ser_uri
         self.write = Direction13(secrets["CLIENT_TRAFFIC_SECRET_0"], suite)
         self.read = Direction13(secrets["SERVER_TRAFFIC_SECRET_0"], suite)

@@ -132,9 +132,15 @@ static void assert_hex(const uint8_t *have, const char *want)
 #define HANDSHAKE "1dc826e93606aa6fdc0aadc12f741b01046aa6b99f691ed221a9f0ca043fbeac"
 #define DERIVED_2 "43de77e0c77713859a944db9db2590b53190a65b3ee2e4f12dd7a0bb7ce254b4"
 #define MASTER    "18df06843d13a08bf2a449844c5f8a478001bc4d4c627984d5a41da8d0402919"
-/* Hashes of messages: none, up to ServerHello, up to the server's Finished. */
-#define HASH_NONE   "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+#define CLIENT_HS "b3eddb126e067f35a780b3abf45e2d8f3b1a950738f52e9600746a0e27a55a21"
+#define SERVER_HS "b67b7d690cc16c4e75e54213cb2d37b4e9c912bcded9105d42befd59d391ad38"
+/* Hashes of messages: none, up to ServerHello, CertificateVerify, the server's Finished. */
+#define HASH_NONE "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+#define HASH_NONE_384                                                                              \
+	"38b060a751ac96384cd9327eb1b1e36a21fdb71114be07434c0cc7bf63f6e1da274edebfe76f65fbd51ad2f1" \
+	"4898b95b"
 #define HASH_HELLOS "860c06edc07858ee8e78f0e7428c58edd6b43f2ca3e6e95f02ed063cf0e1cad8"
+#define HASH_VERIFY "edb7725fa7a3473b031ec8ef65a2485493900138a2b91291407d7951a06110ed"
 #define HASH_SERVER "9608102a0f1ccc6db6250b7b7e417b1a000eaada3daae4777a7686c9ff83df13"
 
 static void test_extract(void **state)
@@ -183,10 +189,8 @@ static void test_expand_label(void **state)
 		const char *secret, *label, *context, *want;
 	} rows[] = {
 		{TLS_PRF_SHA256, EARLY, "tls13 derived", HASH_NONE, DERIVED_1},
-		{TLS_PRF_SHA256, HANDSHAKE, "tls13 c hs traffic", HASH_HELLOS,
-		 "b3eddb126e067f35a780b3abf45e2d8f3b1a950738f52e9600746a0e27a55a21"},
-		{TLS_PRF_SHA256, HANDSHAKE, "tls13 s hs traffic", HASH_HELLOS,
-		 "b67b7d690cc16c4e75e54213cb2d37b4e9c912bcded9105d42befd59d391ad38"},
+		{TLS_PRF_SHA256, HANDSHAKE, "tls13 c hs traffic", HASH_HELLOS, CLIENT_HS},
+		{TLS_PRF_SHA256, HANDSHAKE, "tls13 s hs traffic", HASH_HELLOS, SERVER_HS},
 		{TLS_PRF_SHA256, HANDSHAKE, "tls13 derived", HASH_NONE, DERIVED_2},
 		{TLS_PRF_SHA256, MASTER, "tls13 c ap traffic", HASH_SERVER,
 		 "9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5"},
@@ -196,9 +200,7 @@ static void test_expand_label(void **state)
 		 "fe22f881176eda18eb8f44529e6792c50c9a3f89452f68d8ae311b4309d3cf50"},
 		{TLS_PRF_SHA256, HEX_00_2F, "tls13 key", "", "1826876791b8a16169e2b2fd9dcb797e"},
 		{TLS_PRF_SHA384, HEX_00_2F, "tls13 key", "", "177f01c718ec17f6004f44c4dca0af7c"},
-		{TLS_PRF_SHA384, HEX_00_2F, "tls13 derived",
-		 "38b060a751ac96384cd9327eb1b1e36a21fdb71114be07434c0cc7bf63f6e1da274edebfe76f65f"
-		 "bd51ad2f14898b95b",
+		{TLS_PRF_SHA384, HEX_00_2F, "tls13 derived", HASH_NONE_384,
 		 "85672c80162b3076b4a14618cbbf66e53d55d61cdb683aba9f7c48d5b65a6a3b1c9d6c2638eed96"
 		 "1d9f80878eca9fb56"},
 		/* More than one block. */
@@ -224,6 +226,37 @@ static void test_expand_label(void **state)
 				 0);
 		assert_hex(out, rows[i].want);
 		assert_int_equal(out[len], 0xee);
+	}
+}
+
+/* The first two are the server's and the client's of RFC 8448 section 3. */
+static void test_finished(void **state)
+{
+	static const struct {
+		uint8_t hash;
+		const char *secret, *transcript, *want;
+	} rows[] = {
+		{TLS_PRF_SHA256, SERVER_HS, HASH_VERIFY,
+		 "9b9b141d906337fbd2cbdce71df4deda4ab42c309572cb7fffee5454b78f0718"},
+		{TLS_PRF_SHA256, CLIENT_HS, HASH_SERVER,
+		 "a8ec436d677634ae525ac1fcebe11a039ec17694fac6e98527b642f2edd5ce61"},
+		{TLS_PRF_SHA384, HEX_00_2F, HASH_NONE_384,
+		 "8aa7ef197c71cd82fe706746b1032e093d2fc8cd44a72ec148835a29aa5ff0e0bd2662e4b1c9839"
+		 "b3a493a02e0241e92"},
+	};
+	uint8_t secret[64], transcript[64], out[TLS_KDF_MAX_HASH + 1];
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(rows); i++) {
+		size_t size = tls_kdf_hash_size(rows[i].hash);
+
+		assert_int_equal(2 * size, strlen(rows[i].want));
+		assert_int_equal(unhex(rows[i].secret, secret).len, size);
+		assert_int_equal(unhex(rows[i].transcript, transcript).len, size);
+		memset(out, 0xee, sizeof(out));
+		assert_int_equal(tls_kdf_finished(rows[i].hash, secret, transcript, out), 0);
+		assert_hex(out, rows[i].want);
+		assert_int_equal(out[size], 0xee);
 	}
 }
 
@@ -290,7 +323,7 @@ static void test_output_limits(void **state)
 static void test_unknown_hashes(void **state)
 {
 	static const uint8_t hashes[] = {0, TLS_PRF_MD5_SHA1, 4, 200, 255};
-	uint8_t out[64];
+	uint8_t secret[TLS_KDF_MAX_HASH] = {0}, out[64];
 
 	(void)state;
 	assert_int_equal(tls_kdf_hash_size(TLS_PRF_SHA256), 32);
@@ -298,6 +331,7 @@ static void test_unknown_hashes(void **state)
 	for (size_t i = 0; i < COUNT(hashes); i++) {
 		assert_int_equal(tls_kdf_hash_size(hashes[i]), 0);
 		assert_int_equal(tls_kdf_extract(hashes[i], text("salt"), text("secret"), out), -1);
+		assert_int_equal(tls_kdf_finished(hashes[i], secret, secret, out), -1);
 		for (size_t len = 0; len < 40; len++)
 			assert_int_equal(expand_sizes(hashes[i], 5, 5, out, len), -1);
 		if (hashes[i] != TLS_PRF_MD5_SHA1)
@@ -429,13 +463,23 @@ static void test_prf(void **state)
 
 /* ---- libcrypto fails ---- */
 
-enum function { EXTRACT, EXPAND, PRF_SHA256, PRF_SHA384, PRF_MD5_SHA1, FUNCTIONS };
+enum function { EXTRACT, FINISHED, EXPAND, PRF_SHA256, PRF_SHA384, PRF_MD5_SHA1, FUNCTIONS };
+
+/* What each gives, and how many hashes it computes for that at least. */
+static const struct {
+	size_t len;
+	int hashes;
+} results[FUNCTIONS] = {{32, 1}, {48, 2}, {100, 3}, {100, 3}, {100, 3}, {100, 3}};
 
 static int call(enum function function, uint8_t *out)
 {
+	static const uint8_t secret[TLS_KDF_MAX_HASH] = "secret";
+
 	switch (function) {
 	case EXTRACT:
 		return tls_kdf_extract(TLS_PRF_SHA256, text("salt"), text("secret"), out);
+	case FINISHED:
+		return tls_kdf_finished(TLS_PRF_SHA384, secret, secret, out);
 	case EXPAND:
 		return tls_kdf_expand_label(TLS_PRF_SHA384, text("secret"), text("label"), NONE,
 					    out, 100);
@@ -461,7 +505,7 @@ static void test_libcrypto_fails(void **state)
 		finals = 0;
 		assert_int_equal(call(function, want), 0);
 		hashes = finals;
-		assert_true(function == EXTRACT ? hashes == 1 : hashes >= 3);
+		assert_true(hashes >= results[function].hashes);
 		for (int n = 1; n <= hashes; n++) {
 			final_fails = n;
 			assert_int_equal(call(function, out), -1);
@@ -469,7 +513,7 @@ static void test_libcrypto_fails(void **state)
 			assert_int_equal(ERR_GET_REASON(ERR_get_error()), ERR_R_INTERNAL_ERROR);
 			assert_int_equal(ERR_peek_error(), 0);
 			assert_int_equal(call(function, out), 0);
-			assert_memory_equal(out, want, function == EXTRACT ? 32 : 100);
+			assert_memory_equal(out, want, results[function].len);
 		}
 	}
 }
@@ -551,9 +595,10 @@ static void *derive_often(void *arg)
 	for (int function = EXTRACT; function < FUNCTIONS; function++)
 		different += call(function, want[function]);
 	for (int i = 0; i < 1000; i++) {
-		different += call(i % FUNCTIONS, out);
-		different +=
-			memcmp(out, want[i % FUNCTIONS], i % FUNCTIONS == EXTRACT ? 32 : 100) != 0;
+		int function = i % FUNCTIONS;
+
+		different += call(function, out);
+		different += memcmp(out, want[function], results[function].len) != 0;
 	}
 	tls_kdf_thread_end();
 	*(long *)arg = different;
@@ -1319,91 +1364,135 @@ static void test_derive_fails(void **state)
 
 static const struct tls_provider_secrets no_secrets;
 
-/* Derives with that label; returns the result's size, which the digest goes by. */
-static size_t derive_label(const char *label, bool sha384, uint8_t *out)
+/* The digest goes by the size of its hash. */
+static struct params label_params(const char *label, size_t size)
 {
 	struct params p = expand_params(label);
 
-	if (sha384)
+	if (size == 48)
 		put_text(&p, "digest", "SHA2-384");
-	assert_int_equal(derive(OURS, TLS13, NULL, &p, out, sha384 ? 48 : 32), 1);
-	return sha384 ? 48 : 32;
+	put_octets(&p, "data", some, size);
+	return p;
 }
 
+static void derive_label(const char *label, size_t size, uint8_t *out)
+{
+	struct params p = label_params(label, size);
+
+	assert_int_equal(derive(OURS, TLS13, NULL, &p, out, size), 1);
+}
+
+/* Each secret as it comes, and with the last one what it was derived from. */
 static void test_noted(void **state)
 {
-	uint8_t c[48], s[48], other[48];
+	uint8_t other[48];
 
 	(void)state;
-	for (int sha384 = 0; sha384 < 2; sha384++) {
-		struct tls_provider_secrets noted = no_secrets;
-		size_t size;
+	for (size_t size = 32; size <= 48; size += 16) {
+		struct tls_provider_secrets noted = no_secrets, want = no_secrets;
 
 		tls_provider_watch(&noted);
-		size = derive_label("c ap traffic", sha384, c);
-		assert_int_equal(noted.len, size);
-		assert_memory_equal(noted.client, c, size);
-		assert_memory_equal(noted.server, no_secrets.server, sizeof(noted.server));
-		derive_label("s ap traffic", sha384, s);
+		derive_label("c hs traffic", size, want.client_handshake);
+		want.handshake_len = size;
+		assert_memory_equal(&noted, &want, sizeof(noted));
+		derive_label("c ap traffic", size, want.client);
+		want.len = size;
+		assert_memory_equal(&noted, &want, sizeof(noted));
+		derive_label("s ap traffic", size, want.server);
+		memcpy(want.transcript, some, size);
+		want.transcript_len = size;
 		tls_provider_watch(NULL);
-		assert_int_equal(noted.len, size);
-		assert_memory_equal(noted.client, c, size);
-		assert_memory_equal(noted.server, s, size);
-		assert_memory_not_equal(c, s, size);
+		assert_memory_equal(&noted, &want, sizeof(noted));
+		assert_memory_not_equal(want.client, want.server, size);
+		assert_memory_not_equal(want.client, want.client_handshake, size);
 		/* No longer. */
 		noted = no_secrets;
-		derive_label("s ap traffic", sha384, other);
+		derive_label("s ap traffic", size, other);
 		assert_memory_equal(&noted, &no_secrets, sizeof(noted));
 	}
 }
 
-static void test_not_noted(void **state)
+/* A label whose secrets are noted; but none of these is one, or comes from the provider at all. */
+static void derive_in_vain(const char *label)
 {
-	static const char *const labels[] = {
-		"derived",      "c hs traffic", "s hs traffic", "c e traffic",   "traffic upd",
-		"exp master",   "res master",   "c ap traffi",  "s ap traffic ", "C ap traffic",
-		"c ap traffix", "x ap traffic", "key",          "finished",
-	};
-	struct params p = expand_params("c ap traffic"), q = extract_params();
-	struct tls_provider_secrets noted = no_secrets;
+	struct params p = label_params(label, 32), q = extract_params();
 	uint8_t out[64];
 
-	(void)state;
-	tls_provider_watch(&noted);
-	for (size_t i = 0; i < COUNT(labels); i++)
-		derive_label(labels[i], i % 2 == 0, out);
 	/* No secret has that many bytes. */
 	assert_int_equal(derive(OURS, TLS13, NULL, &p, out, 49), 1);
-	put_octets(&q, "label", "c ap traffic", 12);
+	put_octets(&q, "label", label, strlen(label));
 	assert_int_equal(derive(OURS, TLS13, NULL, &q, out, 32), 1);
 	assert_int_equal(derive(THEIRS, TLS13, NULL, &p, out, 32), 1);
 	final_fails = 1;
 	assert_int_equal(derive(OURS, TLS13, NULL, &p, out, 32), 0);
 	drop(&p, "key");
 	assert_int_equal(derive(OURS, TLS13, NULL, &p, out, 32), 0);
+}
+
+static void test_not_noted(void **state)
+{
+	static const char *const labels[] = {
+		"derived",      "s hs traffic", "c e traffic",   "traffic upd",  "exp master",
+		"res master",   "c ap traffi",  "s ap traffic ", "C ap traffic", "c ap traffix",
+		"x ap traffic", "c hs traffi",  "c hs traffic ", "C hs traffic", "c hs traffix",
+		"key",          "finished",
+	};
+	struct tls_provider_secrets noted = no_secrets;
+	uint8_t out[64];
+
+	(void)state;
+	tls_provider_watch(&noted);
+	for (size_t i = 0; i < COUNT(labels); i++)
+		derive_label(labels[i], i % 2 == 0 ? 48 : 32, out);
+	derive_in_vain("c hs traffic");
+	derive_in_vain("c ap traffic");
+	derive_in_vain("s ap traffic");
 	tls_provider_watch(NULL);
 	assert_memory_equal(&noted, &no_secrets, sizeof(noted));
 }
 
+/* No hash is as long as that, or there is none; the secret is noted all the same. */
+static void test_transcript_not_noted(void **state)
+{
+	static const size_t sizes[] = {49, 64, 255, 0};
+
+	(void)state;
+	for (size_t i = 0; i <= COUNT(sizes); i++) {
+		struct params p = label_params("s ap traffic", 32);
+		struct tls_provider_secrets noted = no_secrets, want = no_secrets;
+
+		if (i < COUNT(sizes))
+			put_octets(&p, "data", some, sizes[i]);
+		else
+			drop(&p, "data");
+		tls_provider_watch(&noted);
+		assert_int_equal(derive(OURS, TLS13, NULL, &p, want.server, 32), 1);
+		tls_provider_watch(NULL);
+		want.len = 32;
+		assert_memory_equal(&noted, &want, sizeof(noted));
+	}
+}
+
 struct watcher {
 	struct tls_provider_secrets noted;
-	uint8_t unwatched[48], secret[48];
+	uint8_t unwatched[48], server[48], handshake[48];
 };
 
 static void *watch_elsewhere(void *arg)
 {
 	struct watcher *w = arg;
 
-	derive_label("c ap traffic", true, w->unwatched);
+	derive_label("c ap traffic", 48, w->unwatched);
 	tls_provider_watch(&w->noted);
-	derive_label("s ap traffic", true, w->secret);
+	derive_label("s ap traffic", 48, w->server);
+	derive_label("c hs traffic", 48, w->handshake);
 	tls_kdf_thread_end();
 	return NULL;
 }
 
 static void test_noted_per_thread(void **state)
 {
-	struct tls_provider_secrets noted = no_secrets;
+	struct tls_provider_secrets noted = no_secrets, want = no_secrets;
 	struct watcher w = {.noted = no_secrets};
 	uint8_t secret[48];
 	pthread_t thread;
@@ -1413,15 +1502,17 @@ static void test_noted_per_thread(void **state)
 	assert_int_equal(pthread_create(&thread, NULL, watch_elsewhere, &w), 0);
 	assert_int_equal(pthread_join(thread, NULL), 0);
 	assert_memory_equal(&noted, &no_secrets, sizeof(noted));
-	assert_int_equal(w.noted.len, 48);
-	assert_memory_equal(w.noted.server, w.secret, 48);
-	assert_memory_equal(w.noted.client, no_secrets.client, 48);
+	memcpy(want.server, w.server, 48);
+	memcpy(want.client_handshake, w.handshake, 48);
+	memcpy(want.transcript, some, 48);
+	want.len = want.handshake_len = want.transcript_len = 48;
+	assert_memory_equal(&w.noted, &want, sizeof(want));
 	/* This thread's watch has not ended with the other one. */
-	derive_label("c ap traffic", false, secret);
+	derive_label("c ap traffic", 32, secret);
 	tls_provider_watch(NULL);
 	assert_int_equal(noted.len, 32);
 	assert_memory_equal(noted.client, secret, 32);
-	assert_int_equal(w.noted.len, 48);
+	assert_memory_equal(&w.noted, &want, sizeof(want));
 }
 
 /* ---- handshakes ---- */
@@ -1453,6 +1544,12 @@ struct side {
 static EVP_PKEY *server_key;
 static X509 *server_cert;
 static struct tls_provider_secrets logged; /* by the side without the provider */
+/* Handshake messages as that side saw them, up to the server's Finished. */
+static struct {
+	uint8_t bytes[16384];
+	size_t len;
+	bool whole;
+} messages;
 
 static void make_cert(void)
 {
@@ -1482,6 +1579,24 @@ static void log_key(const SSL *ssl, const char *line)
 		logged.len = unhex(hex, logged.client).len;
 	else if (strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24) == 0)
 		logged.len = unhex(hex, logged.server).len;
+	else if (strncmp(line, "CLIENT_HANDSHAKE_TRAFFIC_SECRET ", 32) == 0)
+		logged.handshake_len = unhex(hex, logged.client_handshake).len;
+}
+
+/* The first Finished in TLS 1.3 is the server's. */
+static void log_message(int sent, int version, int type, const void *data, size_t len, SSL *ssl,
+			void *arg)
+{
+	(void)sent;
+	(void)version;
+	(void)ssl;
+	(void)arg;
+	if (type != SSL3_RT_HANDSHAKE || messages.whole)
+		return;
+	assert_true(messages.len + len <= sizeof(messages.bytes));
+	memcpy(messages.bytes + messages.len, data, len);
+	messages.len += len;
+	messages.whole = *(const uint8_t *)data == SSL3_MT_FINISHED;
 }
 
 static SSL_CTX *ctx_new(const struct suite *suite, int role, bool ours)
@@ -1504,8 +1619,10 @@ static SSL_CTX *ctx_new(const struct suite *suite, int role, bool ours)
 		assert_int_equal(SSL_CTX_use_certificate(ctx, server_cert), 1);
 		assert_int_equal(SSL_CTX_use_PrivateKey(ctx, server_key), 1);
 	}
-	if (!ours)
+	if (!ours) {
 		SSL_CTX_set_keylog_callback(ctx, log_key);
+		SSL_CTX_set_msg_callback(ctx, log_message);
+	}
 	return ctx;
 }
 
@@ -1522,6 +1639,8 @@ static void sides_new(struct side sides[2], SSL_CTX *const ctxs[2])
 	SSL_set_accept_state(sides[SERVER].ssl);
 	SSL_set_connect_state(sides[CLIENT].ssl);
 	logged = no_secrets;
+	messages.len = 0;
+	messages.whole = false;
 }
 
 static void sides_free(struct side sides[2])
@@ -1581,9 +1700,15 @@ static void check_secrets(const struct suite *suite, const struct side *ours,
 	assert_int_equal(plain->hashes, 0);
 	assert_memory_equal(&plain->noted, &no_secrets, sizeof(no_secrets));
 	assert_int_equal(logged.len, suite->size);
-	assert_int_equal(ours->noted.len, suite->size);
-	assert_memory_equal(ours->noted.client, logged.client, sizeof(logged.client));
-	assert_memory_equal(ours->noted.server, logged.server, sizeof(logged.server));
+	assert_int_equal(logged.handshake_len, suite->size);
+	if (suite->size > 0) {
+		logged.transcript_len = suite->size;
+		assert_true(messages.whole);
+		assert_int_equal(EVP_Digest(messages.bytes, messages.len, logged.transcript, NULL,
+					    suite->size == 48 ? EVP_sha384() : EVP_sha256(), NULL),
+				 1);
+	}
+	assert_memory_equal(&ours->noted, &logged, sizeof(logged));
 }
 
 /* RFC 5705, RFC 8446 section 7.5. */
@@ -1758,6 +1883,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_extract),
 		cmocka_unit_test(test_expand_label),
+		cmocka_unit_test(test_finished),
 		cmocka_unit_test(test_label_limits),
 		cmocka_unit_test(test_output_limits),
 		cmocka_unit_test(test_unknown_hashes),
@@ -1794,6 +1920,7 @@ int main(void)
 		cmocka_unit_test(test_derive_fails),
 		cmocka_unit_test(test_noted),
 		cmocka_unit_test(test_not_noted),
+		cmocka_unit_test(test_transcript_not_noted),
 		cmocka_unit_test(test_noted_per_thread),
 		cmocka_unit_test(test_servers),
 		cmocka_unit_test(test_clients),
