@@ -6,7 +6,7 @@
 #include "tls_compat.h"
 #include "tls_context.h"
 #include "tls_keylog.h"
-#include "tls_provider.h"
+#include "tls_traffic.h"
 #include "tls_workaround.h"
 
 #include <arpa/inet.h>
@@ -37,10 +37,7 @@ struct tls_session {
 	enum tls_role role;
 	bool done;
 	int alert_sent, alert_received; /* or -1 */
-	uint64_t sealed, opened;        /* records since the keys of that direction changed */
-	bool has_nonce;
-	uint8_t nonce[8]; /* TLS 1.2 GCM: explicit nonce of our first sealed record */
-	struct tls_provider_secrets secrets; /* TLS 1.3 */
+	struct tls_traffic traffic;
 	char server_name[TLS_SESSION_NAME];
 	struct tls_offer offer;
 	bool no_domain;           /* no section fits what the client asks for */
@@ -62,52 +59,22 @@ static struct tls_session *session_of(const SSL *ssl)
 	return SSL_get_ex_data(ssl, session_index);
 }
 
-/* Twice for each handshake: sscanf() takes longer than the cipher. */
-static size_t from_hex(const char *hex, uint8_t *to, size_t size)
-{
-	size_t n = 0;
-
-	for (; n < size && hex[2 * n] && hex[2 * n + 1]; n++) {
-		int high = OPENSSL_hexchar2int((unsigned char)hex[2 * n]);
-		int low = OPENSSL_hexchar2int((unsigned char)hex[2 * n + 1]);
-
-		if (high < 0 || low < 0)
-			break;
-		to[n] = (uint8_t)(high << 4 | low);
-	}
-	return n;
-}
-
-/* Secrets come out of OpenSSL as lines "LABEL client_random secret". Where the provider does not
- * tell those of TLS 1.3, they are taken from here. */
 static void on_keylog(const SSL *ssl, const char *line)
 {
 	struct tls_session *s = session_of(ssl);
-	const char *hex = strrchr(line, ' ');
 
-	if (!s || !hex)
+	if (!s)
 		return;
 	if (s->io && s->io->keylog_mode)
 		tls_keylog_add(s->io->keylog, s->io->keylog_mode, line);
-	if (strncmp(line, "CLIENT_TRAFFIC_SECRET_0 ", 24) == 0)
-		s->secrets.len = from_hex(hex + 1, s->secrets.client, sizeof(s->secrets.client));
-	else if (strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24) == 0)
-		s->secrets.len = from_hex(hex + 1, s->secrets.server, sizeof(s->secrets.server));
+	tls_traffic_note_secret(&s->traffic, line);
 }
 
-/*
- * Counts the records of each direction since its keys changed for the last time, which is
- * the sequence number that the stream goes on with. Keys change with a ChangeCipherSpec
- * record in TLS 1.2 and after that side's Finished in TLS 1.3; OpenSSL reports a record's
- * header before the message that it carries.
- */
 static void on_message(int sent, int version, int type, const void *data, size_t len, SSL *ssl,
 		       void *unused)
 {
 	struct tls_session *s = session_of(ssl);
 	const uint8_t *bytes = data;
-	bool tls_1_3 = SSL_version(ssl) == TLS1_3_VERSION;
-	uint64_t *count;
 
 	(void)version;
 	(void)unused;
@@ -117,11 +84,7 @@ static void on_message(int sent, int version, int type, const void *data, size_t
 	if (!sent && type == SSL3_RT_HANDSHAKE && bytes[0] == SSL3_MT_CERTIFICATE &&
 	    len > MAX_TICKET_CERT)
 		SSL_set_num_tickets(ssl, 0);
-	count = sent ? &s->sealed : &s->opened;
-	if (type == SSL3_RT_HEADER)
-		*count = !tls_1_3 && bytes[0] == TLS_CONTENT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
-	else if (type == SSL3_RT_HANDSHAKE && tls_1_3 && bytes[0] == SSL3_MT_FINISHED)
-		*count = 0;
+	tls_traffic_count(&s->traffic, ssl, sent, type, bytes[0]);
 	if (s->done && s->io && !sent && type == SSL3_RT_HEADER &&
 	    bytes[0] == TLS_CONTENT_APPLICATION_DATA)
 		s->io->clear_records++;
@@ -523,116 +486,6 @@ static enum tls_session_state session_fail(struct tls_session *s, struct tls_ses
 	return TLS_SESSION_FAILED;
 }
 
-/*
- * TLS 1.2 GCM sends 8 bytes of nonce in the clear, of which OpenSSL chose the first at
- * random; the stream counts on from it, so it is taken from our Finished on its way out.
- */
-static void note_nonce(struct tls_session *s)
-{
-	uint8_t *bytes;
-	long len = BIO_get_mem_data(s->out, &bytes);
-	bool sealed = false;
-
-	for (long at = 0; at + TLS_RECORD_HEADER <= len;) {
-		long size = TLS_RECORD_HEADER + (bytes[at + 3] << 8 | bytes[at + 4]);
-
-		if (sealed && at + size <= len && size >= TLS_RECORD_HEADER + 8) {
-			memcpy(s->nonce, bytes + at + TLS_RECORD_HEADER, sizeof(s->nonce));
-			s->has_nonce = true;
-			return;
-		}
-		sealed |= bytes[at] == TLS_CONTENT_CHANGE_CIPHER_SPEC;
-		at += size;
-	}
-}
-
-static uint8_t aead_of(const SSL_CIPHER *cipher)
-{
-	switch (SSL_CIPHER_get_cipher_nid(cipher)) {
-	case NID_aes_128_gcm:
-		return TLS_AEAD_AES_128_GCM;
-	case NID_aes_256_gcm:
-		return TLS_AEAD_AES_256_GCM;
-	case NID_chacha20_poly1305:
-		return TLS_AEAD_CHACHA20_POLY1305;
-	default:
-		return TLS_AEAD_NONE;
-	}
-}
-
-static uint8_t prf_hash_of(const SSL_CIPHER *cipher)
-{
-	const EVP_MD *md = SSL_CIPHER_get_handshake_digest(cipher);
-
-	return md && EVP_MD_size(md) == 48 ? TLS_PRF_SHA384 : TLS_PRF_SHA256;
-}
-
-static int stream_keys_1_2(struct tls_session *s, struct tls_stream *stream, uint8_t aead,
-			   uint8_t hash)
-{
-	bool client = s->role == TLS_ROLE_CLIENT;
-	uint8_t master[SSL_MAX_MASTER_KEY_LENGTH], random_c[SSL3_RANDOM_SIZE],
-		random_s[SSL3_RANDOM_SIZE];
-	int result;
-
-	if (SSL_SESSION_get_master_key(SSL_get_session(s->ssl), master, sizeof(master)) != 48 ||
-	    SSL_get_client_random(s->ssl, random_c, sizeof(random_c)) != sizeof(random_c) ||
-	    SSL_get_server_random(s->ssl, random_s, sizeof(random_s)) != sizeof(random_s))
-		return -1;
-	result = tls_record_keys_1_2(client ? &stream->wr : &stream->rd,
-				     client ? &stream->rd : &stream->wr, aead, hash, master,
-				     random_c, random_s);
-	if (aead != TLS_AEAD_CHACHA20_POLY1305 && !s->has_nonce)
-		result = -1;
-	else if (aead != TLS_AEAD_CHACHA20_POLY1305)
-		memcpy(stream->wr.iv + 4, s->nonce, sizeof(s->nonce));
-	OPENSSL_cleanse(master, sizeof(master));
-	return result;
-}
-
-static int stream_keys_1_3(struct tls_session *s, struct tls_stream *stream, uint8_t aead,
-			   uint8_t hash)
-{
-	const struct tls_provider_secrets *secrets = &s->secrets;
-	bool client = s->role == TLS_ROLE_CLIENT;
-
-	return tls_record_keys_1_3(&stream->wr, aead, hash,
-				   client ? secrets->client : secrets->server, secrets->len) |
-	       tls_record_keys_1_3(&stream->rd, aead, hash,
-				   client ? secrets->server : secrets->client, secrets->len);
-}
-
-static bool limits_fragments(const struct tls_session *s)
-{
-	uint8_t mode = SSL_SESSION_get_max_fragment_length(SSL_get_session(s->ssl));
-
-	return mode >= TLSEXT_max_fragment_length_512 && mode <= TLSEXT_max_fragment_length_4096;
-}
-
-/* Fills in the stream if this connection can do without the SSL object. */
-static bool hand_over(struct tls_session *s, struct tls_session_io *io)
-{
-	const SSL_CIPHER *cipher = SSL_get_current_cipher(s->ssl);
-	uint8_t aead = aead_of(cipher), hash = prf_hash_of(cipher);
-	int version = SSL_version(s->ssl);
-	struct tls_stream *stream = io->stream;
-
-	memset(stream, 0, sizeof(*stream));
-	if (aead == TLS_AEAD_NONE || version < TLS1_2_VERSION ||
-	    SSL_get_current_compression(s->ssl) || SSL_has_pending(s->ssl) || limits_fragments(s))
-		return false;
-	if ((version == TLS1_3_VERSION ? stream_keys_1_3 : stream_keys_1_2)(s, stream, aead,
-									    hash) != 0) {
-		tls_stream_wipe(stream);
-		return false;
-	}
-	stream->wr.seq = s->sealed;
-	stream->rd.seq = s->opened;
-	stream->update_after = TLS_STREAM_UPDATE_AFTER;
-	stream->flags = s->role == TLS_ROLE_CLIENT ? TLS_STREAM_CLIENT : 0;
-	return true;
-}
-
 /* Appends a certificate, or a length of 0 for NULL. Returns false if there is no room for it. */
 static bool add_cert(struct tls_session_io *io, X509 *cert)
 {
@@ -722,7 +575,7 @@ static enum tls_session_state session_finish(struct tls_session *s, struct tls_s
 	fill_info(s, io);
 	drain(s, io);
 	/* A flight that does not fit is sent before the keys are handed over. */
-	if (!io->more && hand_over(s, io)) {
+	if (!io->more && tls_traffic_stream(&s->traffic, s->ssl, io->stream)) {
 		io->in_used = io->in_len - BIO_ctrl_pending(s->in);
 		return TLS_SESSION_FAST;
 	}
@@ -767,32 +620,15 @@ static bool asks_for_certificate(const struct tls_session *s)
 	return SSL_get_verify_mode(s->ssl) != SSL_VERIFY_NONE && !SSL_session_reused(s->ssl);
 }
 
-/* True if nothing but a Finished is missing, it is known which, and the connection can do without
- * the SSL object then. Early data would come before it: OpenSSL knows how much of that to skip. */
+/* True if nothing but a Finished can come. Early data would come before it: OpenSSL knows how much
+ * of that to skip. */
 static bool can_foretell(const struct tls_session *s, const struct tls_session_io *io)
 {
 	return s->role == TLS_ROLE_SERVER && SSL_version(s->ssl) == TLS1_3_VERSION &&
-	       s->secrets.handshake_len > 0 && s->secrets.transcript_len > 0 &&
-	       !asks_for_certificate(s) && !limits_fragments(s) &&
+	       tls_traffic_knows_finished(&s->traffic) && !asks_for_certificate(s) &&
 	       SSL_get_early_data_status(s->ssl) == SSL_EARLY_DATA_NOT_SENT &&
 	       !SSL_has_pending(s->ssl) && BIO_ctrl_pending(s->in) == 0 &&
 	       BIO_ctrl_pending(s->out) < io->out_size / 2;
-}
-
-/* The client's Finished, as the record that a client sends. Returns its bytes, or 0. */
-static size_t foretell(struct tls_session *s, struct tls_stream_await *await, uint8_t *record)
-{
-	const SSL_CIPHER *cipher = SSL_get_pending_cipher(s->ssl);
-	const struct tls_provider_secrets *secrets = &s->secrets;
-	uint8_t aead = aead_of(cipher), hash = prf_hash_of(cipher);
-	size_t size = tls_kdf_hash_size(hash);
-
-	if (aead == TLS_AEAD_NONE || secrets->handshake_len != size ||
-	    secrets->transcript_len != size ||
-	    tls_stream_await_init(await, aead, hash, secrets->client_handshake,
-				  secrets->transcript) != 0)
-		return 0;
-	return tls_stream_await_seal(await, record);
 }
 
 /*
@@ -804,7 +640,7 @@ static size_t foretell(struct tls_session *s, struct tls_stream_await *await, ui
 static enum tls_session_state session_foretell(struct tls_session *s, struct tls_session_io *io)
 {
 	uint8_t record[TLS_STREAM_FINISHED_RECORD];
-	size_t len = foretell(s, io->await, record);
+	size_t len = tls_traffic_foretell(&s->traffic, s->ssl, io->await, record);
 	int result;
 
 	if (len == 0)
@@ -817,7 +653,7 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 	s->done = true;
 	fill_info(s, io);
 	drain(s, io);
-	if (io->more || !hand_over(s, io))
+	if (io->more || !tls_traffic_stream(&s->traffic, s->ssl, io->stream))
 		return session_starve(io);
 	tls_stream_await_begin(io->stream, io->await);
 	*io->offer = s->offer;
@@ -826,19 +662,19 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 
 static enum tls_session_state session_handshake(struct tls_session *s, struct tls_session_io *io)
 {
-	bool had_finished = s->secrets.transcript_len > 0;
+	bool knew_finished = tls_traffic_knows_finished(&s->traffic);
 	int result = SSL_do_handshake(s->ssl);
 	int error = result == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, result);
 	enum tls_session_state state;
 
-	if (SSL_version(s->ssl) == TLS1_2_VERSION && !s->has_nonce)
-		note_nonce(s);
+	if (SSL_version(s->ssl) == TLS1_2_VERSION)
+		tls_traffic_note_nonce(&s->traffic, s->out);
 	if (error == SSL_ERROR_NONE)
 		return session_finish(s, io);
 	if (error != SSL_ERROR_WANT_READ)
 		return session_fail(s, io, error);
 	/* Once only: later a part of the client's message may be inside. */
-	if (had_finished || !can_foretell(s, io))
+	if (knew_finished || !can_foretell(s, io))
 		return session_wait(s, io);
 	state = session_foretell(s, io);
 	if (state != TLS_SESSION_FORETOLD)
@@ -853,7 +689,7 @@ enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session
 	if (io->in_len > 0 && BIO_write(s->in, io->in, (int)io->in_len) != (int)io->in_len)
 		return session_starve(io);
 	s->io = io;
-	tls_provider_watch(&s->secrets);
+	tls_provider_watch(&s->traffic.secrets);
 	call_begin(s);
 	state = call_end(s, io, s->done ? session_read(s, io) : session_handshake(s, io));
 	tls_provider_watch(NULL);

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The traffic keys of one SSL object: what is noted while OpenSSL shakes hands,
+ * the stream that goes on without it, and what a client's Finished will be.
+ *
+ * Engine process only.
+ */
+#ifndef TLS_TRAFFIC_H
+#define TLS_TRAFFIC_H
+
+#include "tls_provider.h"
+#include "tls_stream.h"
+
+#include <openssl/ssl.h>
+
+#include <stdbool.h>
+
+/* Owner: the session, which wipes it. All zero at the start. */
+struct tls_traffic {
+	uint64_t sealed, opened; /* records since the keys of that direction changed */
+	bool has_nonce;
+	uint8_t nonce[8]; /* TLS 1.2 GCM: explicit nonce of our first sealed record */
+	struct tls_provider_secrets secrets;
+};
+
+/* Takes a line of OpenSSL's key log, "LABEL client_random secret": where the provider does not tell
+ * the secrets of TLS 1.3, they are taken from there. */
+void tls_traffic_note_secret(struct tls_traffic *t, const char *line);
+
+/* Counts what OpenSSL's message callback reports; first is the first byte of it. */
+void tls_traffic_count(struct tls_traffic *t, const SSL *ssl, int sent, int type, uint8_t first);
+
+/* Takes the nonce that OpenSSL chose for TLS 1.2 from the records that wait in out, once they hold
+ * our Finished. */
+void tls_traffic_note_nonce(struct tls_traffic *t, BIO *out);
+
+/* Fills in the stream of a handshake that is done, if this connection can do without the SSL
+ * object; else returns false with the stream wiped. */
+bool tls_traffic_stream(const struct tls_traffic *t, SSL *ssl, struct tls_stream *stream);
+
+/* True from the server's Finished on, if what a client's Finished depends on was noted. */
+bool tls_traffic_knows_finished(const struct tls_traffic *t);
+
+/*
+ * Finds out what the client's Finished will be, for a connection that can do without the SSL object
+ * then. Writes the record that a client sends it in, of TLS_STREAM_FINISHED_RECORD bytes at most.
+ * Returns its bytes, or 0 if it cannot be known; the caller wipes await.
+ */
+size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_stream_await *await,
+			    uint8_t *record);
+
+#endif
