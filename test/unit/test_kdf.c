@@ -12,6 +12,7 @@
 #include "tls_kdf.c"
 #include "tls_provider.h"
 
+#include "helper.h"
 #include "tls_compat.h"
 
 #include <dlfcn.h>
@@ -86,24 +87,16 @@ static struct tls_kdf_bytes text(const char *data)
 	return bytes(data, strlen(data));
 }
 
-/* Reads hex digits to out; what it returns borrows that. */
-static struct tls_kdf_bytes unhex(const char *digits, uint8_t *out)
+/* What it returns borrows out. */
+static struct tls_kdf_bytes hex(const char *digits, uint8_t *out)
 {
-	size_t n = strlen(digits) / 2;
-
-	for (size_t i = 0; i < n; i++) {
-		unsigned int byte;
-
-		assert_int_equal(sscanf(digits + 2 * i, "%2x", &byte), 1);
-		out[i] = (uint8_t)byte;
-	}
-	return bytes(out, n);
+	return bytes(out, unhex(digits, out));
 }
 
 static void assert_hex(const uint8_t *have, const char *want)
 {
 	uint8_t buf[512];
-	struct tls_kdf_bytes b = unhex(want, buf);
+	struct tls_kdf_bytes b = hex(want, buf);
 
 	assert_memory_equal(have, buf, b.len);
 }
@@ -174,8 +167,8 @@ static void test_extract(void **state)
 
 		assert_int_equal(2 * size, strlen(rows[i].want));
 		memset(out, 0xee, sizeof(out));
-		assert_int_equal(tls_kdf_extract(rows[i].hash, unhex(rows[i].salt, salt),
-						 unhex(rows[i].secret, secret), out),
+		assert_int_equal(tls_kdf_extract(rows[i].hash, hex(rows[i].salt, salt),
+						 hex(rows[i].secret, secret), out),
 				 0);
 		assert_hex(out, rows[i].want);
 		assert_int_equal(out[size], 0xee);
@@ -220,9 +213,9 @@ static void test_expand_label(void **state)
 		size_t len = strlen(rows[i].want) / 2;
 
 		memset(out, 0xee, sizeof(out));
-		assert_int_equal(tls_kdf_expand_label(rows[i].hash, unhex(rows[i].secret, secret),
+		assert_int_equal(tls_kdf_expand_label(rows[i].hash, hex(rows[i].secret, secret),
 						      text(rows[i].label),
-						      unhex(rows[i].context, context), out, len),
+						      hex(rows[i].context, context), out, len),
 				 0);
 		assert_hex(out, rows[i].want);
 		assert_int_equal(out[len], 0xee);
@@ -251,8 +244,8 @@ static void test_finished(void **state)
 		size_t size = tls_kdf_hash_size(rows[i].hash);
 
 		assert_int_equal(2 * size, strlen(rows[i].want));
-		assert_int_equal(unhex(rows[i].secret, secret).len, size);
-		assert_int_equal(unhex(rows[i].transcript, transcript).len, size);
+		assert_int_equal(hex(rows[i].secret, secret).len, size);
+		assert_int_equal(hex(rows[i].transcript, transcript).len, size);
 		memset(out, 0xee, sizeof(out));
 		assert_int_equal(tls_kdf_finished(rows[i].hash, secret, transcript, out), 0);
 		assert_hex(out, rows[i].want);
@@ -269,7 +262,7 @@ static int expand_sizes(uint8_t hash, size_t label_len, size_t context_len, uint
 
 	memset(label, 'l', sizeof(label));
 	memset(context, 7, sizeof(context));
-	return tls_kdf_expand_label(hash, unhex(HEX_00_2F, secret), bytes(label, label_len),
+	return tls_kdf_expand_label(hash, hex(HEX_00_2F, secret), bytes(label, label_len),
 				    bytes(context, context_len), out, len);
 }
 
@@ -305,7 +298,7 @@ static void test_output_limits(void **state)
 		size_t most = 255 * tls_kdf_hash_size(hash);
 
 		memset(out, 0xee, sizeof(out));
-		assert_int_equal(tls_kdf_expand_label(hash, unhex(HEX_00_2F, secret),
+		assert_int_equal(tls_kdf_expand_label(hash, hex(HEX_00_2F, secret),
 						      text("tls13 block"),
 						      bytes(context, sizeof(context)), out, most),
 				 0);
@@ -447,12 +440,12 @@ static void test_prf(void **state)
 	(void)state;
 	for (size_t i = 0; i < COUNT(rows); i++) {
 		size_t label_len = strlen(rows[i].label), len = strlen(rows[i].want) / 2;
-		size_t seed_len = unhex(rows[i].seed, seed + label_len).len;
+		size_t seed_len = hex(rows[i].seed, seed + label_len).len;
 
 		memcpy(seed, rows[i].label, label_len);
 		for (size_t part = 0; part <= len; part++) {
 			memset(out, 0xee, sizeof(out));
-			assert_int_equal(tls_kdf_prf(rows[i].hash, unhex(rows[i].secret, secret),
+			assert_int_equal(tls_kdf_prf(rows[i].hash, hex(rows[i].secret, secret),
 						     bytes(seed, label_len + seed_len), out, part),
 					 0);
 			assert_int_equal(out[part], 0xee);
@@ -956,8 +949,8 @@ static void test_tls13_vectors(void **state)
 	add_text(&p, "digest", "SHA2-256");
 	assert_int_equal(derive(OURS, TLS13, NULL, &p, out, 32), 1);
 	assert_hex(out, EARLY);
-	unhex(EARLY, early);
-	unhex(SHARED, shared);
+	hex(EARLY, early);
+	hex(SHARED, shared);
 	add_octets(&p, "key", shared, 32);
 	add_octets(&p, "salt", early, 32);
 	add_octets(&p, "prefix", "tls13 ", 6);
@@ -1572,15 +1565,15 @@ static void make_cert(void)
 
 static void log_key(const SSL *ssl, const char *line)
 {
-	const char *hex = strrchr(line, ' ') + 1;
+	const char *secret = strrchr(line, ' ') + 1;
 
 	(void)ssl;
 	if (strncmp(line, "CLIENT_TRAFFIC_SECRET_0 ", 24) == 0)
-		logged.len = unhex(hex, logged.client).len;
+		logged.len = unhex(secret, logged.client);
 	else if (strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24) == 0)
-		logged.len = unhex(hex, logged.server).len;
+		logged.len = unhex(secret, logged.server);
 	else if (strncmp(line, "CLIENT_HANDSHAKE_TRAFFIC_SECRET ", 32) == 0)
-		logged.handshake_len = unhex(hex, logged.client_handshake).len;
+		logged.handshake_len = unhex(secret, logged.client_handshake);
 }
 
 /* The first Finished in TLS 1.3 is the server's. */

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * Units of the record layer: RFC 8448's records, vectors, round trips, damage at
- * every byte, limits and the nonce invariant. Needs no other file of the tests:
+ * every byte, limits and the nonce invariant:
  *
- *   gcc -I. -I../.. test_record.c ../../tls_record.c ../../tls_kdf.c ../../tls_stream.c \
- *       -lcmocka -lssl -lcrypto
+ *   gcc -I. -I../.. test_record.c helper.c ../../tls_record.c ../../tls_kdf.c \
+ *       ../../tls_stream.c -lcmocka -lssl -lcrypto
  *
  * Vectors that are not an RFC's were computed with Python's hmac and cryptography modules.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "helper.h"
 #include "tls_record.h"
 
 #include "tls_compat.h"
@@ -125,19 +126,6 @@ int EVP_CipherUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len, cons
 		return 0;
 	}
 	return real(ctx, out, out_len, in, in_len);
-}
-
-static size_t unhex(const char *text, uint8_t *out)
-{
-	size_t n = strlen(text) / 2;
-
-	for (size_t i = 0; i < n; i++) {
-		unsigned int byte;
-
-		assert_int_equal(sscanf(text + 2 * i, "%2x", &byte), 1);
-		out[i] = (uint8_t)byte;
-	}
-	return n;
 }
 
 static void assert_hex(const uint8_t *have, size_t have_len, const char *want)

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: ISC */
+/* What several programs of the unit tests need. */
+#ifndef TEST_UNIT_HELPER_H
+#define TEST_UNIT_HELPER_H
+
+#include <openssl/ssl.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Reads hex digits to out. Returns the bytes. */
+size_t unhex(const char *digits, uint8_t *out);
+
+/* Gives ctx a new key, ECDSA P-256, and its own certificate for it. */
+void make_identity(SSL_CTX *ctx);
+
+#endif
