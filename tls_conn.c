@@ -12,25 +12,16 @@
 #include <string.h>
 #include <time.h>
 
-/* Blocks that are kept for the next connections: the host's allocator looks through thousands of
- * lists for one of their size. */
-#define MAX_SPARES 32
-
-struct spare {
-	struct spare *next;
-};
-
-/* What is kept of one kind. */
-struct spares {
-	struct spare *first;
-	unsigned count;
-};
+/* Connections' states that are kept for the next ones: the host's allocator looks through thousands
+ * of lists for a block of their size. */
+#define MAX_SPARES 64
 
 /* In shared memory. Inside the lock nothing is waited for. */
 struct conns {
 	atomic_uint queued_bytes; /* in all queues */
 	gen_lock_t lock;          /* guards the rest */
-	struct spares conn, await;
+	struct tls_conn *spares;  /* linked by watch.next */
+	unsigned spare_count;
 };
 
 static struct conns *conns;
@@ -50,56 +41,47 @@ void tls_conn_free_lock(void)
 		lock_init(&conns->lock);
 }
 
-static void free_spares(struct spares *spares)
-{
-	for (struct spare *spare = spares->first, *next; spare; spare = next) {
-		next = spare->next;
-		shm_free(spare);
-	}
-}
-
 void tls_conn_destroy(void)
 {
 	if (!conns)
 		return;
-	free_spares(&conns->conn);
-	free_spares(&conns->await);
+	for (struct tls_conn *conn = conns->spares, *next; conn; conn = next) {
+		next = conn->watch.next;
+		shm_free(conn);
+	}
 	lock_destroy(&conns->lock);
 	shm_free(conns);
 	conns = NULL;
 }
 
-/* A block of the size that this kind has, or NULL without memory. */
-static void *take(struct spares *spares, size_t size)
+static struct tls_conn *take_spare(void)
 {
-	struct spare *spare;
+	struct tls_conn *conn;
 
 	lock_get(&conns->lock);
-	spare = spares->first;
-	if (spare) {
-		spares->first = spare->next;
-		spares->count--;
+	conn = conns->spares;
+	if (conn) {
+		conns->spares = conn->watch.next;
+		conns->spare_count--;
 	}
 	lock_release(&conns->lock);
-	return spare ? spare : shm_malloc(size);
+	return conn;
 }
 
-/* Takes a block back; what is secret in it was wiped. */
-static void give(struct spares *spares, void *block)
+/* Returns false if there are enough. */
+static bool keep_spare(struct tls_conn *conn)
 {
-	struct spare *spare = block;
 	bool keep;
 
 	lock_get(&conns->lock);
-	keep = spares->count < MAX_SPARES;
+	keep = conns->spare_count < MAX_SPARES;
 	if (keep) {
-		spare->next = spares->first;
-		spares->first = spare;
-		spares->count++;
+		conn->watch.next = conns->spares;
+		conns->spares = conn;
+		conns->spare_count++;
 	}
 	lock_release(&conns->lock);
-	if (!keep)
-		shm_free(block);
+	return keep;
 }
 
 unsigned tls_conn_queued_bytes(void)
@@ -115,9 +97,9 @@ enum tls_role tls_conn_role(const struct tcp_connection *tcp)
 
 struct tls_conn *tls_conn_new(struct tcp_connection *tcp)
 {
-	struct tls_conn *conn = take(&conns->conn, sizeof(*conn));
+	struct tls_conn *conn = take_spare();
 
-	if (!conn)
+	if (!conn && !(conn = shm_malloc(sizeof(*conn))))
 		return NULL;
 	memset(conn, 0, sizeof(*conn));
 	conn->tcp = tcp;
@@ -224,7 +206,8 @@ void tls_conn_free(struct tls_conn *conn)
 	if (conn->wish)
 		shm_free(conn->wish);
 	tls_stream_wipe(&conn->stream);
-	give(&conns->conn, conn);
+	if (!keep_spare(conn))
+		shm_free(conn);
 }
 
 /* Moves *at behind the next certificate; returns it with its length, or NULL at the end. */
@@ -281,14 +264,19 @@ int tls_conn_keep_certs(struct tls_conn *conn, const uint8_t *list, size_t len)
 	return keep_chain(conn, list, end);
 }
 
-int tls_conn_await(struct tls_conn *conn, const struct tls_engine_answer *answer)
+int tls_conn_await(struct tls_conn *conn, const struct tls_engine_slot *slot)
 {
-	conn->await = take(&conns->await, sizeof(*conn->await));
-	if (!conn->await)
+	const struct tls_engine_answer *answer = &slot->answer;
+	uint32_t tickets_len = answer->out_len - answer->flight_len;
+	struct tls_conn_await *await = shm_malloc(sizeof(*await) + tickets_len);
+
+	if (!await)
 		return -1;
-	conn->await->stream = answer->await;
-	conn->await->offer = answer->offer;
-	conn->await->domain_id = answer->info.domain_id;
+	await->stream = answer->await;
+	await->offer = answer->offer;
+	await->tickets_len = tickets_len;
+	memcpy(await->tickets, slot->out + answer->flight_len, tickets_len);
+	conn->await = await;
 	return 0;
 }
 
@@ -297,7 +285,7 @@ void tls_conn_await_free(struct tls_conn *conn)
 	if (!conn->await)
 		return;
 	tls_stream_await_wipe(&conn->await->stream);
-	give(&conns->await, conn->await);
+	shm_free(conn->await);
 	conn->await = NULL;
 }
 

@@ -46,7 +46,8 @@ struct tls_watch_link {
 struct tls_conn_await {
 	struct tls_stream_await stream;
 	struct tls_offer offer;
-	uint32_t domain_id;
+	uint32_t tickets_len;
+	uint8_t tickets[]; /* records that go out before anything else that the stream seals */
 };
 
 struct tls_conn {
@@ -121,8 +122,8 @@ void tls_conn_free(struct tls_conn *conn);
  * -1 without memory; tls_conn_free() frees what there is. */
 int tls_conn_keep_certs(struct tls_conn *conn, const uint8_t *list, size_t len);
 
-/* Keeps what a stream waits for. Returns 0, or -1 without memory. */
-int tls_conn_await(struct tls_conn *conn, const struct tls_engine_answer *answer);
+/* Keeps what an answer says that the stream waits for. Returns 0, or -1 without memory. */
+int tls_conn_await(struct tls_conn *conn, const struct tls_engine_slot *slot);
 /* Wipes and frees it; nothing if there is none. */
 void tls_conn_await_free(struct tls_conn *conn);
 

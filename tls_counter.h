@@ -60,7 +60,7 @@
 	X(records_sent, SUM, "records that carried them")                                          \
 	X(events, SUM, "event routes and callbacks run")                                           \
 	X(events_dropped, SUM, "of these, those that executed drop")                               \
-	X(engine_sessions, ASK, "handshakes now, and connections that the engine holds")           \
+	X(engine_sessions, ASK, "handshakes and connections that the engine has now")              \
 	X(engine_requests, SUM, "requests about connections that the engine answered")             \
 	X(engine_queue_us, SUM, "microseconds that they waited for a thread of the engine")        \
 	X(engine_queue_us_max, MAX, "the longest such wait")                                       \

@@ -109,8 +109,10 @@ static int take_answer(struct tls_conn *conn, const struct tls_engine_slot *slot
 
 	if (tls_conn_keep_certs(conn, slot->cert, answer->cert_len) != 0 ||
 	    (info->server_name[0] && !(conn->server_name = shm_copy(info->server_name))) ||
-	    (answer->state == TLS_SESSION_FORETOLD && tls_conn_await(conn, answer) != 0))
+	    (answer->state == TLS_SESSION_FORETOLD && tls_conn_await(conn, slot) != 0))
 		return -1;
+	conn->domain_id = info->domain_id;
+	tls_engine_domain_use(conn->domain_id, 1);
 	conn->version = info->version;
 	conn->suite = info->suite;
 	conn->suite_bits = info->suite_bits;
@@ -132,11 +134,9 @@ int tls_flow_take(struct tls_conn *conn, struct tls_engine_slot *slot)
 	return result;
 }
 
-void tls_flow_establish(struct tls_conn *conn, enum tls_conn_state state, uint32_t domain_id)
+void tls_flow_establish(struct tls_conn *conn, enum tls_conn_state state)
 {
 	conn->state = (uint8_t)state;
-	conn->domain_id = domain_id;
-	tls_engine_domain_use(domain_id, 1);
 	conn->stream.update_after = (uint64_t)cfg_get(tls, tls_cfg, key_update_records);
 	atomic_store(&conn->told, true);
 	tls_watch_remove(conn);

@@ -32,7 +32,7 @@ struct tls_engine_slot *tls_flow_ask(struct tls_conn *conn, enum tls_engine_op o
 int tls_flow_take(struct tls_conn *conn, struct tls_engine_slot *slot);
 
 /* Makes the connection, of which that is known, an established one. */
-void tls_flow_establish(struct tls_conn *conn, enum tls_conn_state state, uint32_t domain_id);
+void tls_flow_establish(struct tls_conn *conn, enum tls_conn_state state);
 
 /*
  * Turns clear text into records in tls_output. Returns their bytes with *taken set to the bytes of

@@ -44,7 +44,7 @@ void tls_log_conn(int level, const struct tls_conn *conn, const char *event, con
 void tls_log_await(const struct tls_conn *conn, int alert_sent, int alert_received, char *text)
 {
 	struct tls_facts facts = {
-		.domain = tls_engine_domain_name(conn->await->domain_id),
+		.domain = tls_engine_domain_name(conn->domain_id),
 		.bad_cert = "",
 		.server_name = conn->server_name ? conn->server_name : "",
 		.alert_sent = alert_sent,

@@ -150,15 +150,23 @@ static void read_fast(struct reading *r)
 	}
 }
 
-/* In TLS 1.3 a client that has sent more than its handshake already waits for nothing but the
- * answer to that, so its ticket (RFC 8446 section 4.6.1) may go with it. */
+/* A client that has sent more than its handshake already waits for nothing but the answer to that,
+ * so its tickets (RFC 8446 section 4.6.1) may go with it. */
+static int send_tickets(const struct reading *r, const uint8_t *tickets, size_t len)
+{
+	return r->used < r->len ? tls_flow_send_soon(r->conn, tickets, len)
+				: tls_flow_send(r->conn, tickets, len, false);
+}
+
 static int send_answer(const struct reading *r, const struct tls_engine_slot *slot)
 {
 	const struct tls_engine_answer *answer = &slot->answer;
 
+	if (answer->state == TLS_SESSION_FORETOLD)
+		return tls_flow_send(r->conn, slot->out, answer->flight_len, false);
 	if (r->conn->role == TLS_ROLE_SERVER && answer->state == TLS_SESSION_FAST &&
-	    answer->info.version == TLS_VERSION_1_3 && r->used < r->len)
-		return tls_flow_send_soon(r->conn, slot->out, answer->out_len);
+	    answer->info.version == TLS_VERSION_1_3)
+		return send_tickets(r, slot->out, answer->out_len);
 	return tls_flow_send(r->conn, slot->out, answer->out_len, false);
 }
 
@@ -196,9 +204,8 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 	if (answer->state == TLS_SESSION_FORETOLD)
 		return;
 	if (conn->state < TLS_CONN_FAST)
-		tls_flow_establish(
-			conn, answer->state == TLS_SESSION_FAST ? TLS_CONN_FAST : TLS_CONN_HELD,
-			answer->info.domain_id);
+		tls_flow_establish(conn, answer->state == TLS_SESSION_FAST ? TLS_CONN_FAST
+									   : TLS_CONN_HELD);
 	if (answer->clear_len > 0)
 		count_received(answer->clear_len, answer->clear_records);
 	if (answer->clear_len > 0 && deliver(r, slot->clear, answer->clear_len) != 0) {
@@ -246,10 +253,16 @@ static void read_engine(struct reading *r)
 	}
 }
 
+/* The tickets have been sealed before the alert, so they have to go before it. */
 static void await_fail(struct reading *r, const struct tls_stream_event *event)
 {
+	const struct tls_conn_await *await = r->conn->await;
 	char detail[TLS_SESSION_TEXT];
 
+	if (event->reply_len > 0) {
+		(void)tls_flow_send(r->conn, await->tickets, await->tickets_len, false);
+		(void)tls_flow_send(r->conn, tls_output, event->reply_len, false);
+	}
 	r->conn->cause = event->alert_sent < 0 && event->alert_received >= 0 ? TLS_CAUSE_alert
 									     : TLS_CAUSE_protocol;
 	snprintf(detail, sizeof(detail), "reason=\"%s\"", event->error);
@@ -268,8 +281,6 @@ static void read_await(struct reading *r)
 
 		result = tls_stream_await_read(&conn->stream, &conn->await->stream, input + r->used,
 					       r->len - r->used, tls_output, &event, &r->need);
-		if (event.reply_len > 0)
-			(void)tls_flow_send(conn, tls_output, event.reply_len, false);
 		if (result < 0) {
 			await_fail(r, &event);
 			return;
@@ -278,7 +289,9 @@ static void read_await(struct reading *r)
 	}
 	if (conn->stream.flags & TLS_STREAM_AWAITS)
 		return;
-	tls_flow_establish(conn, TLS_CONN_FAST, conn->await->domain_id);
+	tls_flow_establish(conn, TLS_CONN_FAST);
+	/* A peer that has gone meanwhile may have left a request. */
+	(void)send_tickets(r, conn->await->tickets, conn->await->tickets_len);
 	tls_conn_await_free(conn);
 	send_queued(r);
 }
@@ -326,7 +339,7 @@ static void read_records(struct reading *r)
 	}
 	if (uses_engine(r->conn))
 		read_engine(r);
-	if (r->conn->await)
+	if (r->conn->await && r->conn->state == TLS_CONN_HANDSHAKE)
 		read_await(r);
 	if (r->conn->state == TLS_CONN_FAST)
 		read_fast(r);
@@ -413,9 +426,11 @@ static void set_flags(struct reading *r, rd_conn_flags_t *flags)
 
 static void late_fail(struct reading *r)
 {
-	r->conn->cause = TLS_CAUSE_timeout;
-	tls_conn_count_failure(r->conn);
-	tls_log_handshake(r->conn, TLS_WATCH_LATE);
+	if (!r->conn->failed) { /* else tls_watch.c was faster */
+		r->conn->cause = TLS_CAUSE_timeout;
+		tls_conn_count_failure(r->conn);
+		tls_log_handshake(r->conn, TLS_WATCH_LATE);
+	}
 	read_end(r);
 }
 

@@ -234,6 +234,18 @@ static EVP_CIPHER_CTX *record_ctx_get(uint8_t aead, enum record_direction direct
 	return ctx;
 }
 
+void tls_record_forget(void)
+{
+	static const uint8_t zeros[TLS_RECORD_MAX_KEY];
+
+	for (size_t aead = 0; aead < sizeof(record_ctx) / sizeof(record_ctx[0]); aead++)
+		for (int direction = RECORD_OPEN; direction <= RECORD_SEAL; direction++)
+			if (record_ctx[aead][direction])
+				EVP_CipherInit_ex(record_ctx[aead][direction], NULL, NULL, zeros,
+						  NULL, direction == RECORD_SEAL);
+	tls_kdf_forget();
+}
+
 void tls_record_thread_end(void)
 {
 	for (size_t aead = 0; aead < sizeof(record_ctx) / sizeof(record_ctx[0]); aead++) {

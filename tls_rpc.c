@@ -115,7 +115,7 @@ static void fill_list_row(struct list_row *row, struct tcp_connection *c)
 	row->records = waiting_records(c);
 	row->flags = established ? 2 : 0; /* bit 2 of the descendant's: handshaked */
 	row->state = state_text(conn);
-	row->path = conn->state == TLS_CONN_FAST ? "fast" : "engine";
+	row->path = conn->state == TLS_CONN_FAST || conn->await ? "fast" : "engine";
 	compression_text(conn, row->compression, sizeof(row->compression));
 }
 

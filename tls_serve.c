@@ -191,6 +191,7 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 		tls_session_describe(session, &io);
 	answer->in_used = (uint32_t)io.in_used;
 	answer->out_len = (uint32_t)io.out_len;
+	answer->flight_len = (uint32_t)io.flight_len;
 	answer->clear_len = (uint32_t)io.clear_len;
 	answer->clear_records = io.clear_records;
 	answer->cert_len = (uint32_t)io.cert_len;

@@ -120,6 +120,7 @@ void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 	if (!conn->timed_out)
 		tls_flow_end_early(conn);
 	conn->state = TLS_CONN_CLOSED;
+	tls_conn_await_free(conn);
 	if (len > 0)
 		(void)!send(fd, tls_output, len, last_send_flags());
 	if (conn->timed_out || failed)

@@ -594,7 +594,7 @@ static enum tls_session_state call_end(const struct tls_session *s, struct tls_s
 				       enum tls_session_state state)
 {
 	fixed_c_zlib_count(NULL);
-	tls_kdf_forget();
+	tls_record_forget();
 	io->clear_bytes = s->zlib.clear;
 	io->packed_bytes = s->zlib.packed;
 	return state;
@@ -632,10 +632,10 @@ static bool can_foretell(const struct tls_session *s, const struct tls_session_i
 }
 
 /*
- * Ends the handshake before the client does: the SSL object is given what the client has to send,
- * so that one request to the engine does, and nothing of the handshake stays in it. The ticket
- * goes with the server's messages (RFC 8446 section 4.6.1). Whether the client's Finished is what
- * it has to be is for the stream to see; until then nothing is established.
+ * Ends the handshake before the client does (RFC 8446 section 4.6.1): the SSL object is given what
+ * the client has to send, so that one request to the engine does, and nothing of the handshake
+ * stays in it. Whether the client's Finished is what it has to be is for the stream to see; until
+ * then nothing is established.
  */
 static enum tls_session_state session_foretell(struct tls_session *s, struct tls_session_io *io)
 {
@@ -645,6 +645,8 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 
 	if (len == 0)
 		return session_wait(s, io);
+	drain(s, io);
+	io->flight_len = io->out_len;
 	if (BIO_write(s->in, record, (int)len) != (int)len)
 		return session_starve(io);
 	result = SSL_do_handshake(s->ssl);

@@ -25,7 +25,8 @@ enum tls_session_state {
 	TLS_SESSION_FAILED = -1, /* it is over: text says why, out may hold an alert */
 	TLS_SESSION_HANDSHAKE,   /* more bytes of the peer are needed */
 	TLS_SESSION_FAST,        /* done: stream and info are filled in */
-	TLS_SESSION_FORETOLD,    /* the same, once the client's Finished has come: await, too */
+	TLS_SESSION_FORETOLD,    /* the same, once the client's Finished has come: await, too; of
+				    out only flight_len bytes go at once, the rest then */
 	TLS_SESSION_HELD,        /* done, and it stays: info was filled in when it became so */
 	TLS_SESSION_EOF,         /* held, and the peer sent close_notify */
 };
@@ -65,7 +66,7 @@ struct tls_session_io {
 	size_t in_len;
 	size_t in_used; /* FAST: the records after these belong to the stream */
 	uint8_t *out;   /* records for the peer */
-	size_t out_size, out_len;
+	size_t out_size, out_len, flight_len;
 	uint8_t *clear; /* clear text of a held connection */
 	size_t clear_size, clear_len;
 	unsigned clear_records; /* that carried it */

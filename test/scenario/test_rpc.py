@@ -87,14 +87,20 @@ def test_list(ser, certs):
         assert "ECDHE" in _row(ser, three)["cipher"]
 
 
-def test_list_in_the_handshake(ser, certs):
+@pytest.mark.parametrize("high,dom,path", [(V.TLSv1_2, "N/A", "engine"), (V.TLSv1_3, "TLSs<default>", "fast")],
+                         ids=["TLSv1_2", "TLSv1_3"])
+def test_list_in_the_handshake(ser, certs, high, dom, path):
+    """In TLS 1.3 nothing but the client's Finished is missing."""
     load(ser, base(certs))
-    client = RawTls(ser.tls_port, certs.client_context())
-    with client:
+    with RawTls(ser.tls_port, certs.client_context(high=high)) as client:
         client.sock.sendall(client.flight())
         client.feed()
         row = _row(ser, client)
-        assert (row["state"], row["flags"], row["dom"]) == ("tls_accept", 0, "N/A")
+        assert (row["state"], row["flags"], row["dom"], row["path"]) == ("tls_accept", 0, dom, path)
+
+
+def test_list_in_an_outgoing_handshake(ser, certs):
+    load(ser, base(certs))
     with Endpoint(certs.server_context(), silent=True) as endpoint, UdpClient(ser.udp_port) as caller:
         caller.send(caller.build("OPTIONS", endpoint.uri))
         wait_until(lambda: endpoint.arrivals, 5, "a connection")
