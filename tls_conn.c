@@ -12,16 +12,25 @@
 #include <string.h>
 #include <time.h>
 
-/* Connections' states that are kept for the next ones: the host's allocator looks through thousands
- * of lists for a block of their size. */
-#define MAX_SPARES 64
+/* Blocks that are kept for the next connections: the host's allocator looks through thousands of
+ * lists for one of their size, and gives what is freed to others, which leave a part unused. */
+#define MAX_SPARES 32
+
+struct spare {
+	struct spare *next;
+};
+
+/* What is kept of one kind. */
+struct spares {
+	struct spare *first;
+	unsigned count;
+};
 
 /* In shared memory. Inside the lock nothing is waited for. */
 struct conns {
 	atomic_uint queued_bytes; /* in all queues */
 	gen_lock_t lock;          /* guards the rest */
-	struct tls_conn *spares;  /* linked by watch.next */
-	unsigned spare_count;
+	struct spares conn, await;
 };
 
 static struct conns *conns;
@@ -41,47 +50,56 @@ void tls_conn_free_lock(void)
 		lock_init(&conns->lock);
 }
 
+static void free_spares(struct spares *spares)
+{
+	for (struct spare *spare = spares->first, *next; spare; spare = next) {
+		next = spare->next;
+		shm_free(spare);
+	}
+}
+
 void tls_conn_destroy(void)
 {
 	if (!conns)
 		return;
-	for (struct tls_conn *conn = conns->spares, *next; conn; conn = next) {
-		next = conn->watch.next;
-		shm_free(conn);
-	}
+	free_spares(&conns->conn);
+	free_spares(&conns->await);
 	lock_destroy(&conns->lock);
 	shm_free(conns);
 	conns = NULL;
 }
 
-static struct tls_conn *take_spare(void)
+/* A block of the size that this kind has, or NULL without memory. */
+static void *take(struct spares *spares, size_t size)
 {
-	struct tls_conn *conn;
+	struct spare *spare;
 
 	lock_get(&conns->lock);
-	conn = conns->spares;
-	if (conn) {
-		conns->spares = conn->watch.next;
-		conns->spare_count--;
+	spare = spares->first;
+	if (spare) {
+		spares->first = spare->next;
+		spares->count--;
 	}
 	lock_release(&conns->lock);
-	return conn;
+	return spare ? spare : shm_malloc(size);
 }
 
-/* Returns false if there are enough. */
-static bool keep_spare(struct tls_conn *conn)
+/* Takes a block back; what is secret in it was wiped. */
+static void give(struct spares *spares, void *block)
 {
+	struct spare *spare = block;
 	bool keep;
 
 	lock_get(&conns->lock);
-	keep = conns->spare_count < MAX_SPARES;
+	keep = spares->count < MAX_SPARES;
 	if (keep) {
-		conn->watch.next = conns->spares;
-		conns->spares = conn;
-		conns->spare_count++;
+		spare->next = spares->first;
+		spares->first = spare;
+		spares->count++;
 	}
 	lock_release(&conns->lock);
-	return keep;
+	if (!keep)
+		shm_free(block);
 }
 
 unsigned tls_conn_queued_bytes(void)
@@ -97,9 +115,9 @@ enum tls_role tls_conn_role(const struct tcp_connection *tcp)
 
 struct tls_conn *tls_conn_new(struct tcp_connection *tcp)
 {
-	struct tls_conn *conn = take_spare();
+	struct tls_conn *conn = take(&conns->conn, sizeof(*conn));
 
-	if (!conn && !(conn = shm_malloc(sizeof(*conn))))
+	if (!conn)
 		return NULL;
 	memset(conn, 0, sizeof(*conn));
 	conn->tcp = tcp;
@@ -206,8 +224,7 @@ void tls_conn_free(struct tls_conn *conn)
 	if (conn->wish)
 		shm_free(conn->wish);
 	tls_stream_wipe(&conn->stream);
-	if (!keep_spare(conn))
-		shm_free(conn);
+	give(&conns->conn, conn);
 }
 
 /* Moves *at behind the next certificate; returns it with its length, or NULL at the end. */
@@ -267,15 +284,18 @@ int tls_conn_keep_certs(struct tls_conn *conn, const uint8_t *list, size_t len)
 int tls_conn_await(struct tls_conn *conn, const struct tls_engine_slot *slot)
 {
 	const struct tls_engine_answer *answer = &slot->answer;
-	uint32_t tickets_len = answer->out_len - answer->flight_len;
-	struct tls_conn_await *await = shm_malloc(sizeof(*await) + tickets_len);
+	struct tls_conn_await *await = take(&conns->await, sizeof(*await));
 
 	if (!await)
 		return -1;
+	await->tickets =
+		tls_blob_new(slot->out + answer->flight_len, answer->out_len - answer->flight_len);
+	if (!await->tickets) {
+		give(&conns->await, await);
+		return -1;
+	}
 	await->stream = answer->await;
 	await->offer = answer->offer;
-	await->tickets_len = tickets_len;
-	memcpy(await->tickets, slot->out + answer->flight_len, tickets_len);
 	conn->await = await;
 	return 0;
 }
@@ -285,7 +305,8 @@ void tls_conn_await_free(struct tls_conn *conn)
 	if (!conn->await)
 		return;
 	tls_stream_await_wipe(&conn->await->stream);
-	shm_free(conn->await);
+	tls_blob_free(&conn->await->tickets);
+	give(&conns->await, conn->await);
 	conn->await = NULL;
 }
 

@@ -46,8 +46,7 @@ struct tls_watch_link {
 struct tls_conn_await {
 	struct tls_stream_await stream;
 	struct tls_offer offer;
-	uint32_t tickets_len;
-	uint8_t tickets[]; /* records that go out before anything else that the stream seals */
+	struct tls_blob *tickets; /* records that go out before what the stream seals next */
 };
 
 struct tls_conn {

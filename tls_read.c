@@ -256,11 +256,11 @@ static void read_engine(struct reading *r)
 /* The tickets have been sealed before the alert, so they have to go before it. */
 static void await_fail(struct reading *r, const struct tls_stream_event *event)
 {
-	const struct tls_conn_await *await = r->conn->await;
+	const struct tls_blob *tickets = r->conn->await->tickets;
 	char detail[TLS_SESSION_TEXT];
 
 	if (event->reply_len > 0) {
-		(void)tls_flow_send(r->conn, await->tickets, await->tickets_len, false);
+		(void)tls_flow_send(r->conn, tickets->data, tickets->len, false);
 		(void)tls_flow_send(r->conn, tls_output, event->reply_len, false);
 	}
 	r->conn->cause = event->alert_sent < 0 && event->alert_received >= 0 ? TLS_CAUSE_alert
@@ -291,7 +291,7 @@ static void read_await(struct reading *r)
 		return;
 	tls_flow_establish(conn, TLS_CONN_FAST);
 	/* A peer that has gone meanwhile may have left a request. */
-	(void)send_tickets(r, conn->await->tickets, conn->await->tickets_len);
+	(void)send_tickets(r, conn->await->tickets->data, conn->await->tickets->len);
 	tls_conn_await_free(conn);
 	send_queued(r);
 }
