@@ -17,6 +17,7 @@ from ser import free_port, wait_until
 
 SUITES = ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"]
 CHANGE = record(CHANGE_CIPHER_SPEC, b"\1")
+LATE = "the handshake takes too long (handshake_timeout)"
 
 
 @pytest.fixture
@@ -64,14 +65,13 @@ class Finishing:
         line = self.ser.wait_established(self.port)
         assert line["version"] == "TLSv1.3" and line["path"] == "fast" and line["sni"] == DOMAIN, line
 
-    def fails(self, reason: str, **alerts: str) -> dict[str, str]:
+    def fails(self, reason: str, **alerts: str) -> None:
         line = self.ser.wait_failure(self.port)
         assert line["reason"] == reason, line
         assert {key: line[key] for key in ("alert_sent", "alert_received") if key in line} == alerts, line
         assert line["domain"] == "server:default" and line["sni"] == DOMAIN and "0304" in line["offered"], line
         assert "1301" in line["suites"], line
         assert not self.ser.established(self.port)
-        return line
 
     def __enter__(self):
         return self
@@ -204,7 +204,7 @@ def test_the_client_falls_silent(ser, certs, part):
     with Finishing(ser, certs) as client:
         client.put((CHANGE + client.seal(client.finished))[:part])
         assert read_all(client.raw.sock, 9) == (b"", True)
-        assert "time" in client.fails(ser.failures(client.port)[0]["reason"])["reason"]
+        client.fails(LATE)
 
 
 def test_change_cipher_specs_do_not_prolong_it(ser, certs):
@@ -215,7 +215,7 @@ def test_change_cipher_specs_do_not_prolong_it(ser, certs):
                 client.put(bytes([byte]))
                 time.sleep(0.2)
         assert time.monotonic() - start < 6.5
-        client.fails(ser.wait_failure(client.port)["reason"])
+        client.fails(LATE)
 
 
 def test_what_waits_is_sent_after_it(pool, certs):
