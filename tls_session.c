@@ -13,6 +13,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,10 +42,14 @@ struct tls_session {
 	char server_name[TLS_SESSION_NAME];
 	struct tls_offer offer;
 	bool no_domain;           /* no section fits what the client asks for */
+	bool mistaken;            /* OpenSSL expects another Finished than was foretold */
 	bool revoked;             /* a certificate of the peer's chain */
 	char bad_cert[CERT_TEXT]; /* what is wrong with the peer's certificate */
 	struct fixed_c_zlib_meter zlib;
 };
+
+/* A library that expects another Finished costs one handshake, and not all. */
+static atomic_bool cannot_foretell;
 
 static int session_index = -1;
 static CRYPTO_ONCE session_index_once = CRYPTO_ONCE_STATIC_INIT;
@@ -445,6 +450,9 @@ static const char *failure_reason(struct tls_session *s, int ssl_error, enum tls
 		*cause = TLS_CAUSE_domain;
 		return "no domain for this address and name";
 	}
+	if (s->mistaken)
+		return "OpenSSL expects another Finished than was foretold; the next ones are "
+		       "waited for";
 	if (s->alert_received >= 0 && s->alert_sent < 0) {
 		*cause = TLS_CAUSE_alert;
 		return "the peer ended the handshake with an alert";
@@ -625,7 +633,8 @@ static bool asks_for_certificate(const struct tls_session *s)
 static bool can_foretell(const struct tls_session *s, const struct tls_session_io *io)
 {
 	return s->role == TLS_ROLE_SERVER && SSL_version(s->ssl) == TLS1_3_VERSION &&
-	       tls_traffic_knows_finished(&s->traffic) && !asks_for_certificate(s) &&
+	       !atomic_load(&cannot_foretell) && tls_traffic_knows_finished(&s->traffic) &&
+	       !asks_for_certificate(s) &&
 	       SSL_get_early_data_status(s->ssl) == SSL_EARLY_DATA_NOT_SENT &&
 	       !SSL_has_pending(s->ssl) && BIO_ctrl_pending(s->in) == 0 &&
 	       BIO_ctrl_pending(s->out) < io->out_size / 2;
@@ -650,8 +659,13 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 	if (BIO_write(s->in, record, (int)len) != (int)len)
 		return session_starve(io);
 	result = SSL_do_handshake(s->ssl);
-	if (result != 1)
+	if (result != 1) {
+		/* Without memory its alert is internal_error. */
+		s->mistaken = s->alert_sent >= 0 && s->alert_sent != SSL_AD_INTERNAL_ERROR;
+		if (s->mistaken)
+			atomic_store(&cannot_foretell, true);
 		return session_fail(s, io, SSL_get_error(s->ssl, result));
+	}
 	s->done = true;
 	fill_info(s, io);
 	drain(s, io);

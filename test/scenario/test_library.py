@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from clients import TlsClient
+from certs import V
+from clients import RawTls, TlsClient, failed_handshake
 
 # Says that the library is another one, takes something away from it, or tells what is asked of it.
 SHIM = r"""
@@ -49,6 +50,23 @@ int EVP_DigestInit_ex(void *ctx, const void *md, void *engine)
 	const void *(*md5_sha1)(void) = dlsym(libcrypto, "EVP_md5_sha1");
 
 	return md == md5_sha1() ? 0 : real(ctx, md, engine);
+}
+#elif defined(OTHER_FINISHED)
+/* Whatever else is sealed reaches OpenSSL behind something else, or through another kind of BIO. */
+int BIO_write(void *bio, const void *data, int len);
+int BIO_write(void *bio, const void *data, int len)
+{
+	void *libcrypto = dlopen("libcrypto.so.3", RTLD_LAZY | RTLD_NOLOAD);
+	int (*real)(void *, const void *, int) = dlsym(libcrypto, "BIO_write");
+	int (*type_of)(void *) = dlsym(libcrypto, "BIO_method_type");
+	const unsigned char *record = data;
+	unsigned char other[74];
+
+	if ((len != 58 && len != 74) || record[0] != 23 || type_of(bio) != 0x401)
+		return real(bio, data, len);
+	for (int i = 0; i < len; i++)
+		other[i] = record[i] ^ (i == len - 1);
+	return real(bio, other, len);
 }
 #elif defined(KILL)
 #include <signal.h>
@@ -186,3 +204,20 @@ def test_an_engine_that_is_killed_ends_the_start(pool, certs, shim):
     """For want of memory, say: SER does not wait for it until the time for big configurations is over."""
     log = pool.fresh(tls=certs.server_params(), preload=shim("kill", "-DKILL")).start_failure()
     assert "the engine process has ended while it read the configuration" in log
+
+
+def test_a_library_that_expects_another_finished(pool, certs, shim):
+    """One handshake is lost to find out; then each waits for the client's."""
+    ser = pool.fresh(tls=certs.server_params(), preload=shim("finished", "-DOTHER_FINISHED")).start()
+    port, _ = failed_handshake(ser.tls_port, certs.client_context(low=V.TLSv1_3))
+    line = ser.wait_failure(port)
+    assert "expects another Finished" in line["reason"] and line["alert_sent"] == "bad_record_mac", line
+    for _ in range(3):
+        with RawTls(ser.tls_port, certs.client_context(low=V.TLSv1_3)) as client:
+            client.sock.sendall(client.flight())
+            client.feed()
+            assert int(ser.rpc("tls.info")["engine_sessions"]) == 1
+            client.handshake(lambda data: data and client.sock.sendall(data))
+            client.send(client.build())
+            assert client.recv().status == 200
+    assert len(ser.failures()) == 1
