@@ -102,7 +102,7 @@ static void log_established(const struct tls_conn *conn)
 }
 
 /* Keys are copied last: whatever fails before leaves none. */
-static int take_answer(struct tls_conn *conn, const struct tls_engine_slot *slot)
+static int keep_answer(struct tls_conn *conn, const struct tls_engine_slot *slot)
 {
 	const struct tls_engine_answer *answer = &slot->answer;
 	const struct tls_session_info *info = &answer->info;
@@ -127,10 +127,9 @@ static int take_answer(struct tls_conn *conn, const struct tls_engine_slot *slot
 
 int tls_flow_take(struct tls_conn *conn, struct tls_engine_slot *slot)
 {
-	int result = take_answer(conn, slot);
+	int result = keep_answer(conn, slot);
 
-	tls_stream_wipe(&slot->answer.stream);
-	tls_stream_await_wipe(&slot->answer.await);
+	tls_slot_wipe_keys(&slot->answer);
 	return result;
 }
 

@@ -186,8 +186,7 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 	struct tls_conn *conn = r->conn;
 
 	if (send_answer(r, slot) != 0) {
-		tls_stream_wipe(&answer->stream);
-		tls_stream_await_wipe(&answer->await);
+		tls_slot_wipe_keys(answer);
 		read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
 		return;
 	}

@@ -243,7 +243,6 @@ void tls_record_forget(void)
 			if (record_ctx[aead][direction])
 				EVP_CipherInit_ex(record_ctx[aead][direction], NULL, NULL, zeros,
 						  NULL, direction == RECORD_SEAL);
-	tls_kdf_forget();
 }
 
 void tls_record_thread_end(void)

@@ -149,8 +149,7 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
 size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *in, size_t len,
 		       uint8_t *out);
 
-/* Overwrites the keys that the calling thread's contexts were used with last, and those of
- * tls_kdf_forget(). */
+/* Overwrites the keys that the calling thread's contexts were used with last. */
 void tls_record_forget(void);
 
 /*

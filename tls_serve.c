@@ -242,8 +242,7 @@ static void abandon(struct tls_engine_slot *slot, uint32_t over)
 		table_remove(over);
 	else if (slot->request.handle == 0 && slot->answer.handle)
 		table_remove(slot->answer.handle);
-	OPENSSL_cleanse(&slot->answer.stream, sizeof(slot->answer.stream));
-	OPENSSL_cleanse(&slot->answer.await, sizeof(slot->answer.await));
+	tls_slot_wipe_keys(&slot->answer);
 	OPENSSL_cleanse(slot->answer.keylog, sizeof(slot->answer.keylog));
 }
 

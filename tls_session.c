@@ -602,7 +602,7 @@ static enum tls_session_state call_end(const struct tls_session *s, struct tls_s
 				       enum tls_session_state state)
 {
 	fixed_c_zlib_count(NULL);
-	tls_record_forget();
+	tls_kdf_forget();
 	io->clear_bytes = s->zlib.clear;
 	io->packed_bytes = s->zlib.packed;
 	return state;

@@ -74,13 +74,20 @@ struct tls_engine_answer {
 	bool more;                          /* call again without input for the rest */
 	enum tls_cause cause;               /* of FAILED */
 	struct tls_session_info info;
-	struct tls_stream stream;      /* wipe it when it was taken, */
-	struct tls_stream_await await; /* and this */
+	struct tls_stream stream; /* when taken: tls_slot_wipe_keys() */
+	struct tls_stream_await await;
 	struct tls_offer offer;
 	char text[TLS_SESSION_TEXT];
 	char keylog[TLS_KEYLOG_TEXT]; /* lines for SER's log; wipe them when they were taken */
 	char keylog_trouble[TLS_KEYLOG_TROUBLE];
 };
+
+/* Overwrites the keys that an answer holds. */
+static inline void tls_slot_wipe_keys(struct tls_engine_answer *answer)
+{
+	tls_stream_wipe(&answer->stream);
+	tls_stream_await_wipe(&answer->await);
+}
 
 /*
  * One process's mail box. Lives in the shared area, as long as the server runs. The process

@@ -397,9 +397,13 @@ static const char *stream_record_error(uint8_t alert)
 	}
 }
 
-static void stream_event_clear(struct tls_stream_event *ev)
+/* Clears what the last call told; a dead stream tells that it is. */
+static int stream_begin(struct stream_reading *r, size_t *need)
 {
-	*ev = (struct tls_stream_event){.alert_sent = -1, .alert_received = -1};
+	*r->ev = (struct tls_stream_event){.alert_sent = -1, .alert_received = -1};
+	*need = 0;
+	return r->s->flags & TLS_STREAM_DEAD ? stream_dead(r, "the connection has failed before")
+					     : 0;
 }
 
 /* Opens the record at in. Returns as tls_stream_read() does. */
@@ -429,10 +433,8 @@ int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *r
 	size_t plain_len;
 	int rc;
 
-	stream_event_clear(ev);
-	*need = 0;
-	if (s->flags & TLS_STREAM_DEAD)
-		return stream_dead(&r, "the connection has failed before");
+	if (stream_begin(&r, need) < 0)
+		return -1;
 	if (s->flags & TLS_STREAM_READ_CLOSED) { /* RFC 8446 section 6.1: ignored */
 		ev->consumed = in_len;
 		return in_len != 0;
@@ -574,10 +576,8 @@ int tls_stream_await_read(struct tls_stream *s, struct tls_stream_await *a, uint
 	size_t plain_len;
 	int rc;
 
-	stream_event_clear(ev);
-	*need = 0;
-	if (s->flags & TLS_STREAM_DEAD)
-		return stream_dead(&r, "the connection has failed before");
+	if (stream_begin(&r, need) < 0)
+		return -1;
 	if (in_len > 0 && (in[0] == TLS_CONTENT_CHANGE_CIPHER_SPEC || in[0] == TLS_CONTENT_ALERT))
 		return await_plain(&r, in, in_len, need);
 	rc = stream_open(&r, in, in_len, &plain, &plain_len, &type, need);

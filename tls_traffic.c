@@ -175,12 +175,14 @@ size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_st
 	const SSL_CIPHER *cipher = SSL_get_pending_cipher(ssl);
 	const struct tls_provider_secrets *secrets = &t->secrets;
 	uint8_t aead = aead_of(cipher), hash = prf_hash_of(cipher);
-	size_t size = tls_kdf_hash_size(hash);
+	size_t size = tls_kdf_hash_size(hash), len;
 
 	if (aead == TLS_AEAD_NONE || limits_fragments(ssl) || secrets->handshake_len != size ||
 	    secrets->transcript_len != size ||
 	    tls_stream_await_init(await, aead, hash, secrets->client_handshake,
 				  secrets->transcript) != 0)
 		return 0;
-	return tls_stream_await_seal(await, record);
+	len = tls_stream_await_seal(await, record);
+	tls_record_forget();
+	return len;
 }
