@@ -304,7 +304,7 @@ void tls_conn_await_free(struct tls_conn *conn)
 {
 	if (!conn->await)
 		return;
-	tls_stream_await_wipe(&conn->await->stream);
+	tls_await_wipe(&conn->await->stream);
 	tls_blob_free(&conn->await->tickets);
 	give(&conns->await, conn->await);
 	conn->await = NULL;

@@ -44,7 +44,7 @@ struct tls_watch_link {
 
 /* What is kept of a handshake that lacks the client's Finished only; owner: the connection. */
 struct tls_conn_await {
-	struct tls_stream_await stream;
+	struct tls_await stream;
 	struct tls_offer offer;
 	struct tls_blob *tickets; /* records that go out before what the stream seals next */
 };

@@ -278,7 +278,7 @@ static void read_await(struct reading *r)
 	while (result > 0 && (conn->stream.flags & TLS_STREAM_AWAITS)) {
 		struct tls_stream_event event;
 
-		result = tls_stream_await_read(&conn->stream, &conn->await->stream, input + r->used,
+		result = tls_await_read(&conn->stream, &conn->await->stream, input + r->used,
 					       r->len - r->used, tls_output, &event, &r->need);
 		if (result < 0) {
 			await_fail(r, &event);

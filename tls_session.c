@@ -648,7 +648,7 @@ static bool can_foretell(const struct tls_session *s, const struct tls_session_i
  */
 static enum tls_session_state session_foretell(struct tls_session *s, struct tls_session_io *io)
 {
-	uint8_t record[TLS_STREAM_FINISHED_RECORD];
+	uint8_t record[TLS_AWAIT_RECORD];
 	size_t len = tls_traffic_foretell(&s->traffic, s->ssl, io->await, record);
 	int result;
 
@@ -671,7 +671,7 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 	drain(s, io);
 	if (io->more || !tls_traffic_stream(&s->traffic, s->ssl, io->stream))
 		return session_starve(io);
-	tls_stream_await_begin(io->stream, io->await);
+	tls_await_begin(io->stream, io->await);
 	*io->offer = s->offer;
 	return TLS_SESSION_FORETOLD;
 }
@@ -694,7 +694,7 @@ static enum tls_session_state session_handshake(struct tls_session *s, struct tl
 		return session_wait(s, io);
 	state = session_foretell(s, io);
 	if (state != TLS_SESSION_FORETOLD)
-		tls_stream_await_wipe(io->await);
+		tls_await_wipe(io->await);
 	return state;
 }
 

@@ -13,7 +13,7 @@
 #include "tls_counter.h"
 #include "tls_domain.h"
 #include "tls_facts.h"
-#include "tls_stream.h"
+#include "tls_await.h"
 
 #define TLS_SESSION_NAME        256  /* longest host name (RFC 1035: 253) and its NUL */
 #define TLS_SESSION_TEXT        1024 /* room for what is told of a failed connection */
@@ -81,7 +81,7 @@ struct tls_session_io {
 	bool more;                          /* call again, without input: a buffer was too small */
 	struct tls_session_info *info;
 	struct tls_stream *stream;
-	struct tls_stream_await *await; /* FORETOLD: what the stream waits for */
+	struct tls_await *await; /* FORETOLD: what the stream waits for */
 	struct tls_offer *offer;        /* FORETOLD: what a failure's line tells of the client */
 	char *text;                     /* TLS_SESSION_TEXT bytes */
 	enum tls_cause cause;           /* FAILED: the same for counting */

@@ -75,7 +75,7 @@ struct tls_engine_answer {
 	enum tls_cause cause;               /* of FAILED */
 	struct tls_session_info info;
 	struct tls_stream stream; /* when taken: tls_slot_wipe_keys() */
-	struct tls_stream_await await;
+	struct tls_await await;
 	struct tls_offer offer;
 	char text[TLS_SESSION_TEXT];
 	char keylog[TLS_KEYLOG_TEXT]; /* lines for SER's log; wipe them when they were taken */
@@ -86,7 +86,7 @@ struct tls_engine_answer {
 static inline void tls_slot_wipe_keys(struct tls_engine_answer *answer)
 {
 	tls_stream_wipe(&answer->stream);
-	tls_stream_await_wipe(&answer->await);
+	tls_await_wipe(&answer->await);
 }
 
 /*

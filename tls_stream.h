@@ -18,7 +18,7 @@ enum tls_stream_flag {
 	TLS_STREAM_READ_CLOSED = 2,  /* close_notify was received */
 	TLS_STREAM_WRITE_CLOSED = 4, /* close_notify or a fatal alert was sent */
 	TLS_STREAM_DEAD = 8,    /* a fatal alert was sent or received, or an operation failed */
-	TLS_STREAM_AWAITS = 16, /* the client's Finished has to come before anything else */
+	TLS_STREAM_AWAITS = 16, /* not established yet: tls_await_read() reads */
 };
 
 struct tls_stream {
@@ -33,23 +33,6 @@ struct tls_stream {
 	uint8_t tickets;       /* likewise */
 	uint8_t warnings;      /* warning alerts and HelloRequests, likewise */
 	uint32_t hs_left;      /* bytes of that message's body still to come */
-};
-
-/* A Finished message with its header (RFC 8446 section 4.4.4), and a record that holds it. */
-#define TLS_STREAM_FINISHED        (4 + TLS_KDF_MAX_HASH)
-#define TLS_STREAM_FINISHED_RECORD (TLS_STREAM_FINISHED + TLS_RECORD_OVERHEAD)
-
-/*
- * What the stream of a server needs that is established but for the client's Finished. In TLS 1.3 a
- * server that asks for no certificate knows that message before it comes (RFC 8446 section 4.6.1).
- * Wiped with tls_stream_await_wipe().
- */
-struct tls_stream_await {
-	/* Of the client's handshake messages; while the stream waits it has these, and here are
-	 * those that follow. */
-	struct tls_record_keys keys;
-	uint8_t expected[TLS_STREAM_FINISHED], received[TLS_STREAM_FINISHED];
-	uint8_t expected_len, received_len;
 };
 
 /* What tls_stream_read() did. All pointers stay inside the caller's buffers. */
@@ -83,28 +66,6 @@ int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *r
 		    struct tls_stream_event *ev, size_t *need);
 
 /*
- * Finds out what a client's Finished will be: secret is client_handshake_traffic_secret, transcript
- * the hash of the messages up to the server's Finished, both of the size of the hash. Returns 0, or
- * -1 with a wiped.
- */
-int tls_stream_await_init(struct tls_stream_await *a, uint8_t aead, uint8_t hash,
-			  const uint8_t *secret, const uint8_t *transcript);
-
-/* Seals that Finished as a client does, before tls_stream_await_begin(). out has room for
- * TLS_STREAM_FINISHED_RECORD bytes. Returns those written, or 0 when libcrypto fails. */
-size_t tls_stream_await_seal(const struct tls_stream_await *a, uint8_t *out);
-
-/* Lets a stream with the keys of application traffic wait for the Finished. */
-void tls_stream_await_begin(struct tls_stream *s, struct tls_stream_await *a);
-
-/* Like tls_stream_read(), while TLS_STREAM_AWAITS is set. When the Finished has come and is right,
- * a is wiped and the flag is gone. */
-int tls_stream_await_read(struct tls_stream *s, struct tls_stream_await *a, uint8_t *in,
-			  size_t in_len, uint8_t *reply, struct tls_stream_event *ev, size_t *need);
-
-void tls_stream_await_wipe(struct tls_stream_await *a);
-
-/*
  * Seals len bytes of application data into out as records of at most fragment bytes (1 to
  * TLS_RECORD_MAX_PLAIN), with a KeyUpdate first when the write key's limit is reached (TLS 1.3;
  * TLS 1.2 has no such thing and ends where the sequence numbers end).
@@ -136,5 +97,33 @@ const char *tls_alert_name(int alert);
 
 /* The name of an alert, or its number, which is written into number. */
 const char *tls_alert_text(int alert, char number[TLS_ALERT_TEXT]);
+
+/* ---- for tls_await.c: the parts of one call that reads ---- */
+
+/* Warning alerts and HelloRequests in a row: enough for every honest peer. */
+#define TLS_STREAM_MAX_WARNINGS 5
+
+struct tls_stream_call {
+	struct tls_stream *s;
+	struct tls_stream_event *ev;
+	uint8_t *reply; /* of TLS_STREAM_REPLY_MAX bytes at least */
+};
+
+/* Clears what the last call told. Returns 0, or -1 for a dead stream, which tells that it is. */
+int tls_stream_begin(struct tls_stream_call *c, size_t *need);
+
+/* Opens the record at in. Returns as tls_stream_read() does. */
+int tls_stream_open(struct tls_stream_call *c, uint8_t *in, size_t in_len, uint8_t **plain,
+		    size_t *plain_len, uint8_t *type, size_t *need);
+
+/* Takes the content of an alert. Returns as tls_stream_read() does. */
+int tls_stream_take_alert(struct tls_stream_call *c, const uint8_t *p, size_t len);
+
+/* Counts one more of what is limited. Returns 1, or -1 when it is too much. */
+int tls_stream_count(struct tls_stream_call *c, uint8_t *count, uint8_t limit, const char *error);
+
+/* Ends the stream: with a fatal alert to the peer, without one. Both return -1. */
+int tls_stream_fail(struct tls_stream_call *c, uint8_t alert, const char *error);
+int tls_stream_dead(struct tls_stream_call *c, const char *error);
 
 #endif

@@ -169,7 +169,7 @@ bool tls_traffic_knows_finished(const struct tls_traffic *t)
 	return t->secrets.handshake_len > 0 && t->secrets.transcript_len > 0;
 }
 
-size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_stream_await *await,
+size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_await *await,
 			    uint8_t *record)
 {
 	const SSL_CIPHER *cipher = SSL_get_pending_cipher(ssl);
@@ -179,10 +179,10 @@ size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_st
 
 	if (aead == TLS_AEAD_NONE || limits_fragments(ssl) || secrets->handshake_len != size ||
 	    secrets->transcript_len != size ||
-	    tls_stream_await_init(await, aead, hash, secrets->client_handshake,
+	    tls_await_init(await, aead, hash, secrets->client_handshake,
 				  secrets->transcript) != 0)
 		return 0;
-	len = tls_stream_await_seal(await, record);
+	len = tls_await_seal(await, record);
 	tls_record_forget();
 	return len;
 }

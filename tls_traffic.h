@@ -9,7 +9,7 @@
 #define TLS_TRAFFIC_H
 
 #include "tls_provider.h"
-#include "tls_stream.h"
+#include "tls_await.h"
 
 #include <openssl/ssl.h>
 
@@ -43,10 +43,10 @@ bool tls_traffic_knows_finished(const struct tls_traffic *t);
 
 /*
  * Finds out what the client's Finished will be, for a connection that can do without the SSL object
- * then. Writes the record that a client sends it in, of TLS_STREAM_FINISHED_RECORD bytes at most.
+ * then. Writes the record that a client sends it in, of TLS_AWAIT_RECORD bytes at most.
  * Returns its bytes, or 0 if it cannot be known; the caller wipes await.
  */
-size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_stream_await *await,
+size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_await *await,
 			    uint8_t *record);
 
 #endif

@@ -6,14 +6,14 @@
  * asserted after each step.
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I../.. fuzz_stream.c \
- *         ../../tls_record.c ../../tls_stream.c -lcrypto -o fuzz_stream
+ *         ../../tls_kdf.c ../../tls_record.c ../../tls_stream.c ../../tls_await.c -lcrypto -o fuzz_stream
  *   ./fuzz_stream -max_total_time=60 corpus_stream
  *
  * Input: one byte of version, role, suite and whether a Finished is due, then steps: kind, inner
  * type, two bytes of length, content. While the Finished is due, a handshake record's content is
  * what differs from it: zeros are the right one, or a part of it.
  */
-#include "tls_stream.h"
+#include "tls_await.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +49,7 @@ struct step {
 };
 
 static struct tls_record_keys mirror; /* how the peer reads what the stream writes */
-static struct tls_stream_await due;   /* while TLS_STREAM_AWAITS is set */
+static struct tls_await due;          /* while TLS_STREAM_AWAITS is set */
 
 static void setup(struct tls_stream *s, uint8_t config)
 {
@@ -75,8 +75,8 @@ static void setup(struct tls_stream *s, uint8_t config)
 	if (!(config & CONFIG_AWAITS) || !(config & CONFIG_1_3) || (config & CONFIG_CLIENT))
 		return;
 	bytes[1] = 2;
-	REQUIRE(tls_stream_await_init(&due, aead, TLS_PRF_SHA256, bytes, bytes) == 0);
-	tls_stream_await_begin(s, &due);
+	REQUIRE(tls_await_init(&due, aead, TLS_PRF_SHA256, bytes, bytes) == 0);
+	tls_await_begin(s, &due);
 }
 
 /* The peer must be able to read everything, in order, whatever it was. */
@@ -101,10 +101,10 @@ static void peer_reads(uint8_t *out, size_t len)
 
 /* Only the right Finished ends the wait, whose last part was opened in place, and nothing of it
  * stays. */
-static void check_finished(const struct tls_stream *s, const struct tls_stream_await *was,
+static void check_finished(const struct tls_stream *s, const struct tls_await *was,
 			   const uint8_t *in, const struct tls_stream_event *ev)
 {
-	static const struct tls_stream_await none;
+	static const struct tls_await none;
 	size_t had = was->received_len;
 
 	REQUIRE(memcmp(was->received, was->expected, had) == 0);
@@ -118,8 +118,8 @@ static void check_finished(const struct tls_stream *s, const struct tls_stream_a
 static int await_reads(struct tls_stream *s, uint8_t *in, size_t len, uint8_t *reply,
 		       struct tls_stream_event *ev, size_t *need)
 {
-	struct tls_stream_await was = due;
-	int rc = tls_stream_await_read(s, &due, in, len, reply, ev, need);
+	struct tls_await was = due;
+	int rc = tls_await_read(s, &due, in, len, reply, ev, need);
 
 	REQUIRE(!ev->data && !ev->data_len);
 	if (s->flags & TLS_STREAM_AWAITS) {

@@ -8,7 +8,7 @@
 #define _GNU_SOURCE
 #endif
 #include "helper.h"
-#include "tls_stream.h"
+#include "tls_await.h"
 
 #include "tls_compat.h"
 
@@ -53,10 +53,10 @@ struct setup {
 /* The client is OpenSSL's, the server is the stream under test once OpenSSL's has made a start. */
 struct link {
 	struct tls_stream s;
-	struct tls_stream_await a;
+	struct tls_await a;
 	SSL *client;
 	int resumed;
-	uint8_t foretold[TLS_STREAM_FINISHED_RECORD]; /* what the client has to send */
+	uint8_t foretold[TLS_AWAIT_RECORD]; /* what the client has to send */
 	size_t foretold_len;
 	uint8_t wire[WIRE_MAX]; /* what it has sent */
 	size_t wire_len;
@@ -203,16 +203,16 @@ static void link_foretell(struct link *l, const struct suite *suite, SSL *server
 {
 	const EVP_MD *md = suite->hash == TLS_PRF_SHA384 ? EVP_sha384() : EVP_sha256();
 	uint8_t transcript[TLS_KDF_MAX_HASH];
-	struct tls_stream_await before;
+	struct tls_await before;
 	int n;
 
 	assert_true(told.whole);
 	assert_int_equal(EVP_Digest(told.messages, told.len, transcript, NULL, md, NULL), 1);
-	assert_int_equal(tls_stream_await_init(&l->a, suite->aead, suite->hash,
-					       told.client_handshake, transcript),
-			 0);
+	assert_int_equal(
+		tls_await_init(&l->a, suite->aead, suite->hash, told.client_handshake, transcript),
+		0);
 	before = l->a;
-	l->foretold_len = tls_stream_await_seal(&l->a, l->foretold);
+	l->foretold_len = tls_await_seal(&l->a, l->foretold);
 	assert_memory_equal(&before, &l->a, sizeof(before));
 	n = (int)l->foretold_len;
 	assert_int_equal(n, 5 + 4 + tls_kdf_hash_size(suite->hash) + 1 + 16);
@@ -232,7 +232,7 @@ static void link_begin(struct link *l, const struct setup *how)
 	assert_int_equal(tls_record_keys_1_3(&l->s.wr, suite->aead, suite->hash, told.server, size),
 			 0);
 	l->s.wr.seq = told.tickets; /* a record each */
-	tls_stream_await_begin(&l->s, &l->a);
+	tls_await_begin(&l->s, &l->a);
 	assert_int_equal(l->s.flags, TLS_STREAM_AWAITS);
 }
 
@@ -313,8 +313,7 @@ static void link_read(struct link *l, size_t step)
 		uint8_t *rec = l->wire + at;
 
 		if (l->s.flags & TLS_STREAM_AWAITS)
-			l->rc = tls_stream_await_read(&l->s, &l->a, rec, have - at, reply, &l->ev,
-						      &need);
+			l->rc = tls_await_read(&l->s, &l->a, rec, have - at, reply, &l->ev, &need);
 		else
 			l->rc = tls_stream_read(&l->s, rec, have - at, reply, &l->ev, &need);
 		assert_int_equal(l->ev.reply_len, 0);
@@ -512,9 +511,9 @@ static void test_client_refuses(void **state)
 /* A stream that waits, with keys that are made up, and what it waits for. */
 struct waiting {
 	struct tls_stream s;
-	struct tls_stream_await a;
+	struct tls_await a;
 	struct tls_record_keys next; /* of the client, after its Finished */
-	uint8_t finished[TLS_STREAM_FINISHED];
+	uint8_t finished[TLS_AWAIT_MESSAGE];
 	size_t finished_len;
 };
 
@@ -528,11 +527,11 @@ static void waiting_new(struct waiting *w, const struct suite *suite)
 	bytes[1] = 1;
 	assert_int_equal(tls_record_keys_1_3(&w->s.wr, suite->aead, suite->hash, bytes, size), 0);
 	bytes[1] = 2;
-	assert_int_equal(tls_stream_await_init(&w->a, suite->aead, suite->hash, bytes, bytes), 0);
+	assert_int_equal(tls_await_init(&w->a, suite->aead, suite->hash, bytes, bytes), 0);
 	w->next = w->s.rd;
 	w->finished_len = w->a.expected_len;
 	memcpy(w->finished, w->a.expected, w->finished_len);
-	tls_stream_await_begin(&w->s, &w->a);
+	tls_await_begin(&w->s, &w->a);
 }
 
 /* One call, with memory that ends where the record does. */
@@ -544,7 +543,7 @@ static int waiting_read(struct waiting *w, const uint8_t *rec, size_t len, uint8
 
 	assert_non_null(in);
 	memcpy(in, rec, len);
-	rc = tls_stream_await_read(&w->s, &w->a, in, len, reply, ev, need);
+	rc = tls_await_read(&w->s, &w->a, in, len, reply, ev, need);
 	free(in);
 	assert_null(ev->data);
 	assert_int_equal(ev->data_len, 0);
@@ -596,7 +595,7 @@ static void check_reply(struct tls_record_keys *k, uint8_t *reply,
 /* Nothing helps a stream that has failed, and nothing more is said. */
 static void check_dead(struct waiting *w)
 {
-	uint8_t rec[TLS_STREAM_FINISHED_RECORD], reply[TLS_STREAM_REPLY_MAX];
+	uint8_t rec[TLS_AWAIT_RECORD], reply[TLS_STREAM_REPLY_MAX];
 	size_t need, n = waiting_seal(w, rec);
 	struct tls_stream_event ev;
 
@@ -674,7 +673,7 @@ static void test_rows(void **state)
 /* One wrong bit: of the type, of the length, of what proves that the client has the keys. */
 static void test_wrong_bits(void **state)
 {
-	uint8_t rec[TLS_STREAM_FINISHED_RECORD], reply[TLS_STREAM_REPLY_MAX];
+	uint8_t rec[TLS_AWAIT_RECORD], reply[TLS_STREAM_REPLY_MAX];
 	struct tls_stream_event ev;
 	struct waiting fresh, w;
 	size_t need;
@@ -705,7 +704,7 @@ static void test_wrong_bits(void **state)
 /* Keys that are not those of the client's handshake, or not of this record. */
 static void test_other_keys(void **state)
 {
-	uint8_t rec[TLS_STREAM_FINISHED_RECORD], reply[TLS_STREAM_REPLY_MAX];
+	uint8_t rec[TLS_AWAIT_RECORD], reply[TLS_STREAM_REPLY_MAX];
 	struct tls_stream_event ev;
 	struct waiting w;
 	size_t need, n;
@@ -733,7 +732,7 @@ static void test_other_keys(void **state)
 /* No damaged record is a Finished; a part of one yields nothing but the wish for the rest. */
 static void test_damage(void **state)
 {
-	uint8_t rec[TLS_STREAM_FINISHED_RECORD], bad[TLS_STREAM_FINISHED_RECORD];
+	uint8_t rec[TLS_AWAIT_RECORD], bad[TLS_AWAIT_RECORD];
 	uint8_t reply[TLS_STREAM_REPLY_MAX];
 	struct tls_stream_event ev;
 	struct waiting fresh, w;
@@ -792,7 +791,7 @@ static void test_parts_of_plain(void **state)
 static void test_init_fails(void **state)
 {
 	const uint8_t secret[TLS_KDF_MAX_HASH] = {1, 2, 3};
-	struct tls_stream_await want, a;
+	struct tls_await want, a;
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(suites); i++) {
@@ -800,16 +799,16 @@ static void test_init_fails(void **state)
 		int derivations;
 
 		calls = 0;
-		assert_int_equal(tls_stream_await_init(&want, aead, hash, secret, secret), 0);
+		assert_int_equal(tls_await_init(&want, aead, hash, secret, secret), 0);
 		derivations = calls;
 		assert_true(derivations >= 4);
 		for (int n = 1; n <= derivations; n++) {
 			call_fails = n;
 			memset(&a, 0xee, sizeof(a));
-			assert_int_equal(tls_stream_await_init(&a, aead, hash, secret, secret), -1);
+			assert_int_equal(tls_await_init(&a, aead, hash, secret, secret), -1);
 			assert_int_equal(call_fails, 0);
 			assert_zeros(&a, sizeof(a));
-			assert_int_equal(tls_stream_await_init(&a, aead, hash, secret, secret), 0);
+			assert_int_equal(tls_await_init(&a, aead, hash, secret, secret), 0);
 			assert_memory_equal(&a, &want, sizeof(a));
 		}
 	}
@@ -825,40 +824,38 @@ static void test_init_refuses(void **state)
 		{TLS_AEAD_AES_128_GCM, 255},
 	};
 	const uint8_t secret[TLS_KDF_MAX_HASH] = {1, 2, 3};
-	struct tls_stream_await a;
+	struct tls_await a;
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(unknown); i++) {
 		memset(&a, 0xee, sizeof(a));
 		assert_int_equal(
-			tls_stream_await_init(&a, unknown[i].aead, unknown[i].hash, secret, secret),
-			-1);
+			tls_await_init(&a, unknown[i].aead, unknown[i].hash, secret, secret), -1);
 		assert_zeros(&a, sizeof(a));
 	}
 }
 
 static void test_seal_fails(void **state)
 {
-	uint8_t want[TLS_STREAM_FINISHED_RECORD], rec[TLS_STREAM_FINISHED_RECORD];
+	uint8_t want[TLS_AWAIT_RECORD], rec[TLS_AWAIT_RECORD];
 	const uint8_t secret[TLS_KDF_MAX_HASH] = {1, 2, 3};
-	struct tls_stream_await a, before;
+	struct tls_await a, before;
 	size_t n;
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(suites); i++) {
-		assert_int_equal(
-			tls_stream_await_init(&a, suites[i].aead, suites[i].hash, secret, secret),
-			0);
+		assert_int_equal(tls_await_init(&a, suites[i].aead, suites[i].hash, secret, secret),
+				 0);
 		before = a;
-		n = tls_stream_await_seal(&a, want);
+		n = tls_await_seal(&a, want);
 		assert_true(n > 0);
 		call_fails = 1;
-		assert_int_equal(tls_stream_await_seal(&a, rec), 0);
+		assert_int_equal(tls_await_seal(&a, rec), 0);
 		assert_int_equal(call_fails, 0);
-		assert_int_equal(tls_stream_await_seal(&a, rec), n);
+		assert_int_equal(tls_await_seal(&a, rec), n);
 		assert_memory_equal(rec, want, n);
 		assert_memory_equal(&a, &before, sizeof(a));
-		tls_stream_await_wipe(&a);
+		tls_await_wipe(&a);
 		assert_zeros(&a, sizeof(a));
 	}
 }
@@ -866,7 +863,7 @@ static void test_seal_fails(void **state)
 /* A record that cannot be opened is a wrong one; an alert that cannot be sealed is not sent. */
 static void test_read_fails(void **state)
 {
-	uint8_t rec[TLS_STREAM_FINISHED_RECORD], reply[TLS_STREAM_REPLY_MAX];
+	uint8_t rec[TLS_AWAIT_RECORD], reply[TLS_STREAM_REPLY_MAX];
 	struct tls_stream_event ev;
 	struct waiting w;
 	size_t need, n;
