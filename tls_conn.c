@@ -281,23 +281,35 @@ int tls_conn_keep_certs(struct tls_conn *conn, const uint8_t *list, size_t len)
 	return keep_chain(conn, list, end);
 }
 
-int tls_conn_await(struct tls_conn *conn, const struct tls_engine_slot *slot)
+/* Keeps what goes with the answer. Returns NULL without memory. */
+static struct tls_blob *keep_rest(struct tls_conn_await *await, const struct tls_engine_slot *slot)
 {
 	const struct tls_engine_answer *answer = &slot->answer;
+	const struct tls_exchange *x = &answer->await.exchange;
+
+	if (answer->state == TLS_SESSION_FORETOLD) {
+		await->tickets = tls_blob_new(slot->out + answer->flight_len,
+					      answer->out_len - answer->flight_len);
+		return await->tickets;
+	}
+	await->messages = tls_blob_new(slot->clear, x->messages_len + x->ticket.session_len);
+	if (await->messages)
+		await->stream.messages = await->messages->data;
+	return await->messages;
+}
+
+int tls_conn_await(struct tls_conn *conn, const struct tls_engine_slot *slot)
+{
 	struct tls_conn_await *await = take(&conns->await, sizeof(*await));
 
 	if (!await)
 		return -1;
-	await->tickets =
-		tls_blob_new(slot->out + answer->flight_len, answer->out_len - answer->flight_len);
-	if (!await->tickets) {
-		give(&conns->await, await);
-		return -1;
-	}
-	await->stream = answer->await;
-	await->offer = answer->offer;
+	*await = (struct tls_conn_await){.stream = slot->answer.await, .offer = slot->answer.offer};
 	conn->await = await;
-	return 0;
+	if (keep_rest(await, slot))
+		return 0;
+	tls_conn_await_free(conn);
+	return -1;
 }
 
 void tls_conn_await_free(struct tls_conn *conn)
@@ -306,6 +318,7 @@ void tls_conn_await_free(struct tls_conn *conn)
 		return;
 	tls_await_wipe(&conn->await->stream);
 	tls_blob_free(&conn->await->tickets);
+	tls_blob_free(&conn->await->messages);
 	give(&conns->await, conn->await);
 	conn->await = NULL;
 }

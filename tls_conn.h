@@ -19,7 +19,7 @@
 
 enum tls_conn_state {
 	TLS_CONN_NEW,       /* no byte has come or gone */
-	TLS_CONN_HANDSHAKE, /* the engine has a session, or only a Finished is missing: await */
+	TLS_CONN_HANDSHAKE, /* the engine has a session, or await what ends it */
 	TLS_CONN_FAST,      /* established: stream seals and opens */
 	TLS_CONN_HELD,      /* established: the engine seals and opens */
 	TLS_CONN_CLOSED,    /* failed or ended: nothing can be sent or read */
@@ -42,11 +42,12 @@ struct tls_watch_link {
 	ticks_t deadline; /* given to the host's queue; each write of the host moves it */
 };
 
-/* What is kept of a handshake that lacks the client's Finished only; owner: the connection. */
+/* What is kept of a handshake that lacks the client's last messages only; owner: the connection. */
 struct tls_conn_await {
 	struct tls_await stream;
 	struct tls_offer offer;
-	struct tls_blob *tickets; /* records that go out before what the stream seals next */
+	struct tls_blob *tickets;  /* TLS 1.3: records that go out before what the stream seals */
+	struct tls_blob *messages; /* TLS 1.2: what stream.messages points to */
 };
 
 struct tls_conn {
@@ -72,7 +73,7 @@ struct tls_conn {
 	int64_t created;                    /* seconds since 1970 */
 	uint64_t clear_bytes, packed_bytes; /* both ways, so far; 0 without compression */
 	struct tls_stream stream;
-	struct tls_conn_await *await; /* while the client's Finished is missing, else NULL */
+	struct tls_conn_await *await; /* while the client's last messages are missing, else NULL */
 	struct tls_blob *records;     /* of the peer: a part of one, or whole ones that must wait */
 	struct tls_blob *clear;       /* of the peer: found no room in the host's buffer yet */
 	struct tls_blob *queue;       /* for the peer: clear text, waits for the handshake */

@@ -109,7 +109,7 @@ static int keep_answer(struct tls_conn *conn, const struct tls_engine_slot *slot
 
 	if (tls_conn_keep_certs(conn, slot->cert, answer->cert_len) != 0 ||
 	    (info->server_name[0] && !(conn->server_name = shm_copy(info->server_name))) ||
-	    (answer->state == TLS_SESSION_FORETOLD && tls_conn_await(conn, slot) != 0))
+	    (tls_session_awaits(answer->state) && tls_conn_await(conn, slot) != 0))
 		return -1;
 	conn->domain_id = info->domain_id;
 	tls_engine_domain_use(conn->domain_id, 1);
@@ -120,7 +120,7 @@ static int keep_answer(struct tls_conn *conn, const struct tls_engine_slot *slot
 	conn->has_peer_cert = info->has_peer_cert;
 	conn->verified = info->verified;
 	conn->verify_result = (int32_t)info->verify_result;
-	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_FORETOLD)
+	if (answer->state == TLS_SESSION_FAST || tls_session_awaits(answer->state))
 		conn->stream = answer->stream;
 	return 0;
 }

@@ -45,6 +45,17 @@ static enum hash hash_of(uint8_t hash)
 	return hash == TLS_PRF_SHA384 ? HASH_SHA384 : HASH_SHA256;
 }
 
+/* Owner: the thread. Of the first two hashes only. */
+static __thread EVP_MD_CTX *digest_ctx[HASH_SHA384 + 1];
+
+static void digest_ctx_free(void)
+{
+	for (size_t i = 0; i < sizeof(digest_ctx) / sizeof(digest_ctx[0]); i++) {
+		EVP_MD_CTX_free(digest_ctx[i]);
+		digest_ctx[i] = NULL;
+	}
+}
+
 /* ---- HMAC, in which versions of libcrypto differ ---- */
 
 #if TLS_HAVE_EVP_MAC
@@ -127,6 +138,7 @@ void tls_kdf_thread_end(void)
 		EVP_MAC_CTX_free(hmacs[i]);
 		hmacs[i] = NULL;
 	}
+	digest_ctx_free();
 	OPENSSL_cleanse(last_keys, sizeof(last_keys));
 }
 
@@ -173,16 +185,43 @@ void tls_kdf_thread_end(void)
 {
 	HMAC_CTX_free(hmac_ctx);
 	hmac_ctx = NULL;
+	digest_ctx_free();
 }
 
 #endif
 
 /* ---- the functions ---- */
 
-int tls_kdf_extract(uint8_t hash, struct tls_kdf_bytes salt, struct tls_kdf_bytes secret,
-		    uint8_t *out)
+int tls_kdf_hmac(uint8_t hash, struct tls_kdf_bytes key, struct tls_kdf_bytes data, uint8_t *out)
 {
-	return tls_kdf_hash_size(hash) != 0 && hmac(hash_of(hash), salt, &secret, 1, out) ? 0 : -1;
+	return tls_kdf_hash_size(hash) != 0 && hmac(hash_of(hash), key, &data, 1, out) ? 0 : -1;
+}
+
+/* The thread's context, which begins anew; NULL when libcrypto fails. */
+static EVP_MD_CTX *digest_begin(enum hash hash)
+{
+	const EVP_MD *md = hash == HASH_SHA384 ? EVP_sha384() : EVP_sha256();
+	EVP_MD_CTX *ctx = digest_ctx[hash];
+
+	if (ctx)
+		return EVP_DigestInit_ex(ctx, NULL, NULL) == 1 ? ctx : NULL;
+	ctx = EVP_MD_CTX_new();
+	if (ctx && EVP_DigestInit_ex(ctx, md, NULL) == 1) {
+		digest_ctx[hash] = ctx;
+		return ctx;
+	}
+	EVP_MD_CTX_free(ctx);
+	return NULL;
+}
+
+int tls_kdf_hash(uint8_t hash, const struct tls_kdf_bytes *pieces, size_t count, uint8_t *out)
+{
+	EVP_MD_CTX *ctx = tls_kdf_hash_size(hash) != 0 ? digest_begin(hash_of(hash)) : NULL;
+	bool ok = ctx != NULL;
+
+	for (size_t i = 0; ok && i < count; i++)
+		ok = EVP_DigestUpdate(ctx, pieces[i].data, pieces[i].len) == 1;
+	return ok && EVP_DigestFinal_ex(ctx, out, NULL) == 1 ? 0 : -1;
 }
 
 /* struct HkdfLabel of RFC 8446 section 7.1. Returns its bytes. */

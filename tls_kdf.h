@@ -28,10 +28,13 @@ struct tls_kdf_bytes {
 /* Bytes of a hash of the key schedule (enum tls_prf_hash), or 0 for another one. */
 size_t tls_kdf_hash_size(uint8_t hash);
 
-/* HKDF-Extract (RFC 5869 section 2.2): out gets as many bytes as the hash has. Returns 0, or -1
- * when libcrypto fails. */
-int tls_kdf_extract(uint8_t hash, struct tls_kdf_bytes salt, struct tls_kdf_bytes secret,
-		    uint8_t *out);
+/* HMAC (RFC 2104), which with the salt as its key is HKDF-Extract (RFC 5869 section 2.2): out gets
+ * as many bytes as the hash has. Returns 0, or -1 when libcrypto fails. */
+int tls_kdf_hmac(uint8_t hash, struct tls_kdf_bytes key, struct tls_kdf_bytes data, uint8_t *out);
+
+/* The hash of pieces that follow each other; an empty one may be NULL. Returns 0, or -1 when
+ * libcrypto fails. */
+int tls_kdf_hash(uint8_t hash, const struct tls_kdf_bytes *pieces, size_t count, uint8_t *out);
 
 /*
  * HKDF-Expand-Label. label is the whole one, "tls13 " included, of 255 bytes at most, as context

@@ -230,7 +230,7 @@ static bool extract(const struct request *r, uint8_t *out, size_t len)
 		ok = expand(r, r->part[PART_SALT], empty_hash(r->hash), derived, size);
 		salt.data = derived;
 	}
-	ok = ok && tls_kdf_extract(r->hash, salt, secret.data ? secret : none, out) == 0;
+	ok = ok && tls_kdf_hmac(r->hash, salt, secret.data ? secret : none, out) == 0;
 	OPENSSL_cleanse(derived, sizeof(derived));
 	return ok;
 }

@@ -200,7 +200,7 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 		read_starve(r);
 		return;
 	}
-	if (answer->state == TLS_SESSION_FORETOLD)
+	if (tls_session_awaits(answer->state))
 		return;
 	if (conn->state < TLS_CONN_FAST)
 		tls_flow_establish(conn, answer->state == TLS_SESSION_FAST ? TLS_CONN_FAST
@@ -252,16 +252,15 @@ static void read_engine(struct reading *r)
 	}
 }
 
-/* The tickets have been sealed before the alert, so they have to go before it. */
+/* Tickets of TLS 1.3 have been sealed before the alert, so they have to go before it. */
 static void await_fail(struct reading *r, const struct tls_stream_event *event)
 {
 	const struct tls_blob *tickets = r->conn->await->tickets;
 	char detail[TLS_SESSION_TEXT];
 
-	if (event->reply_len > 0) {
+	if (event->reply_len > 0 && tickets)
 		(void)tls_flow_send(r->conn, tickets->data, tickets->len, false);
-		(void)tls_flow_send(r->conn, tls_output, event->reply_len, false);
-	}
+	(void)tls_flow_send(r->conn, tls_output, event->reply_len, false);
 	r->conn->cause = event->alert_sent < 0 && event->alert_received >= 0 ? TLS_CAUSE_alert
 									     : TLS_CAUSE_protocol;
 	snprintf(detail, sizeof(detail), "reason=\"%s\"", event->error);
@@ -269,28 +268,35 @@ static void await_fail(struct reading *r, const struct tls_stream_event *event)
 	read_fail(r, detail);
 }
 
-/* Looks whether the client's Finished is what the engine has foretold. */
+/* Reads the messages that the client sends last, up to its Finished. */
 static void read_await(struct reading *r)
 {
 	struct tls_conn *conn = r->conn;
+	const struct tls_blob *tickets = conn->await->tickets;
 	int result = 1;
 
 	while (result > 0 && (conn->stream.flags & TLS_STREAM_AWAITS)) {
 		struct tls_stream_event event;
 
 		result = tls_await_read(&conn->stream, &conn->await->stream, input + r->used,
-					       r->len - r->used, tls_output, &event, &r->need);
+					r->len - r->used, tls_output, &event, &r->need);
 		if (result < 0) {
 			await_fail(r, &event);
 			return;
 		}
 		r->used += event.consumed;
+		/* TLS 1.2: this end's last messages. */
+		if (tls_flow_send(conn, tls_output, event.reply_len, false) != 0) {
+			read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
+			return;
+		}
 	}
 	if (conn->stream.flags & TLS_STREAM_AWAITS)
 		return;
 	tls_flow_establish(conn, TLS_CONN_FAST);
 	/* A peer that has gone meanwhile may have left a request. */
-	(void)send_tickets(r, conn->await->tickets->data, conn->await->tickets->len);
+	if (tickets)
+		(void)send_tickets(r, tickets->data, tickets->len);
 	tls_conn_await_free(conn);
 	send_queued(r);
 }

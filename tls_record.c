@@ -329,18 +329,10 @@ static int record_type_allowed(const struct tls_record_keys *k, uint8_t type)
 	return type >= TLS_CONTENT_ALERT && type <= TLS_CONTENT_APPLICATION_DATA;
 }
 
-int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t len,
-		    struct tls_record_header *h, uint8_t *alert)
+/* A header with a content of at most limit bytes. Returns as tls_record_peek() does. */
+static int record_peek(const uint8_t *buf, size_t len, size_t limit, struct tls_record_header *h,
+		       uint8_t *alert)
 {
-	size_t limit =
-		k->version == TLS_VERSION_1_3 ? TLS_RECORD_MAX_CIPHER_1_3 : TLS_RECORD_MAX_CIPHER;
-
-	h->type = 0;
-	h->size = 0;
-	if (len < TLS_RECORD_HEADER)
-		return 0;
-	if (!record_type_allowed(k, buf[0]))
-		return record_refuse(alert, TLS_ALERT_UNEXPECTED_MESSAGE);
 	if (buf[1] != TLS_VERSION_1_2 >> 8 || buf[2] != (TLS_VERSION_1_2 & 0xff))
 		return record_refuse(alert, TLS_ALERT_PROTOCOL_VERSION);
 	if (record_length(buf) > limit)
@@ -348,6 +340,31 @@ int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t 
 	h->type = buf[0];
 	h->size = TLS_RECORD_HEADER + record_length(buf);
 	return len >= h->size;
+}
+
+int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t len,
+		    struct tls_record_header *h, uint8_t *alert)
+{
+	size_t limit =
+		k->version == TLS_VERSION_1_3 ? TLS_RECORD_MAX_CIPHER_1_3 : TLS_RECORD_MAX_CIPHER;
+
+	*h = (struct tls_record_header){0, 0};
+	if (len < TLS_RECORD_HEADER)
+		return 0;
+	if (!record_type_allowed(k, buf[0]))
+		return record_refuse(alert, TLS_ALERT_UNEXPECTED_MESSAGE);
+	return record_peek(buf, len, limit, h, alert);
+}
+
+int tls_record_peek_clear(const uint8_t *buf, size_t len, struct tls_record_header *h,
+			  uint8_t *alert)
+{
+	*h = (struct tls_record_header){0, 0};
+	if (len < TLS_RECORD_HEADER)
+		return 0;
+	if (buf[0] < TLS_CONTENT_CHANGE_CIPHER_SPEC || buf[0] > TLS_CONTENT_HANDSHAKE)
+		return record_refuse(alert, TLS_ALERT_UNEXPECTED_MESSAGE);
+	return record_peek(buf, len, TLS_RECORD_MAX_PLAIN, h, alert);
 }
 
 /* Known keys that have a number left. */
@@ -405,6 +422,23 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
 	return 0;
 }
 
+/* Returns where the content begins. */
+static uint8_t *record_put_header(uint8_t type, size_t len, uint8_t *out)
+{
+	*out++ = type;
+	*out++ = TLS_VERSION_1_2 >> 8;
+	*out++ = TLS_VERSION_1_2 & 0xff;
+	*out++ = (uint8_t)(len >> 8);
+	*out++ = (uint8_t)len;
+	return out;
+}
+
+size_t tls_record_put(uint8_t type, const uint8_t *in, size_t len, uint8_t *out)
+{
+	memcpy(record_put_header(type, len, out), in, len);
+	return TLS_RECORD_HEADER + len;
+}
+
 size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *in, size_t len,
 		       uint8_t *out)
 {
@@ -419,11 +453,7 @@ size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *i
 	if (!record_usable(k) || len > TLS_RECORD_MAX_PLAIN)
 		return 0;
 	seq = k->seq++;
-	out[0] = inner ? TLS_CONTENT_APPLICATION_DATA : type;
-	out[1] = TLS_VERSION_1_2 >> 8;
-	out[2] = TLS_VERSION_1_2 & 0xff;
-	out[3] = (uint8_t)(size >> 8);
-	out[4] = (uint8_t)size;
+	record_put_header(inner ? TLS_CONTENT_APPLICATION_DATA : type, size, out);
 	record_nonce_xor(k, seq, nonce);
 	if (explicit_len != 0) {
 		record_put64(nonce + RECORD_SALT, record_get64(k->iv + RECORD_SALT) + seq);

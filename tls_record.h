@@ -132,6 +132,10 @@ struct tls_record_header {
 int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t len,
 		    struct tls_record_header *h, uint8_t *alert);
 
+/* The same for a record of TLS 1.2 that is not protected: one of a handshake, or an alert. */
+int tls_record_peek_clear(const uint8_t *buf, size_t len, struct tls_record_header *h,
+			  uint8_t *alert);
+
 /*
  * Opens, in place, the one whole record of size bytes at rec. On success returns 0, the
  * content is *plain (inside rec) of *plain_len bytes and *type its (inner) type; k->seq has
@@ -148,6 +152,9 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
  */
 size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *in, size_t len,
 		       uint8_t *out);
+
+/* Writes such a record. Returns its bytes, len and TLS_RECORD_HEADER. */
+size_t tls_record_put(uint8_t type, const uint8_t *in, size_t len, uint8_t *out);
 
 /* Overwrites the keys that the calling thread's contexts were used with last. */
 void tls_record_forget(void);

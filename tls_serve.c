@@ -174,6 +174,8 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 		.cert_size = sizeof(slot->cert),
 		.info = &answer->info,
 		.stream = &answer->stream,
+		.messages = slot->clear, /* there is no clear text yet */
+		.messages_size = sizeof(slot->clear),
 		.await = &answer->await,
 		.offer = &answer->offer,
 		.text = answer->text,
@@ -223,7 +225,7 @@ static uint32_t serve_session(struct tls_engine_slot *slot)
 		return 0;
 	}
 	call_session(slot, session);
-	if (answer->state == TLS_SESSION_FAST || answer->state == TLS_SESSION_FORETOLD)
+	if (answer->state == TLS_SESSION_FAST || tls_session_awaits(answer->state))
 		return handle;
 	if (is_new && answer->state == TLS_SESSION_HANDSHAKE)
 		tls_session_check_server_id(session, slot->request.setup.server_id, answer->text);

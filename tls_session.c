@@ -6,6 +6,7 @@
 #include "tls_compat.h"
 #include "tls_context.h"
 #include "tls_keylog.h"
+#include "tls_resume.h"
 #include "tls_traffic.h"
 #include "tls_workaround.h"
 
@@ -52,11 +53,13 @@ struct tls_session {
 static atomic_bool cannot_foretell;
 
 static int session_index = -1;
-static CRYPTO_ONCE session_index_once = CRYPTO_ONCE_STATIC_INIT;
+static bool exchange_works; /* tls_exchange_works() */
+static CRYPTO_ONCE begin_once = CRYPTO_ONCE_STATIC_INIT;
 
-static void make_session_index(void)
+static void begin(void)
 {
 	session_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	exchange_works = tls_exchange_works();
 }
 
 static struct tls_session *session_of(const SSL *ssl)
@@ -75,6 +78,20 @@ static void on_keylog(const SSL *ssl, const char *line)
 	tls_traffic_note_secret(&s->traffic, line);
 }
 
+/* Keeps a message of the handshake: a hash that has begun cannot go to another process. */
+static void note_message(struct tls_session *s, struct tls_session_io *io, const uint8_t *message,
+			 size_t len)
+{
+	if (message[0] == SSL3_MT_SERVER_HELLO)
+		tls_traffic_note_hello(&s->traffic, message, len);
+	if (len <= io->messages_size - io->messages_len)
+		memcpy(io->messages + io->messages_len, message, len);
+	else
+		len = 0;
+	io->messages_len += len;
+	io->messages_cut |= len == 0;
+}
+
 static void on_message(int sent, int version, int type, const void *data, size_t len, SSL *ssl,
 		       void *unused)
 {
@@ -89,6 +106,8 @@ static void on_message(int sent, int version, int type, const void *data, size_t
 	if (!sent && type == SSL3_RT_HANDSHAKE && bytes[0] == SSL3_MT_CERTIFICATE &&
 	    len > MAX_TICKET_CERT)
 		SSL_set_num_tickets(ssl, 0);
+	if (type == SSL3_RT_HANDSHAKE && s->role == TLS_ROLE_SERVER && s->io && !s->done)
+		note_message(s, s->io, bytes, len);
 	tls_traffic_count(&s->traffic, ssl, sent, type, bytes[0]);
 	if (s->done && s->io && !sent && type == SSL3_RT_HEADER &&
 	    bytes[0] == TLS_CONTENT_APPLICATION_DATA)
@@ -243,94 +262,16 @@ static int on_client_hello(SSL *ssl, int *alert, void *unused)
 	return SSL_CLIENT_HELLO_ERROR;
 }
 
-/* ---- tickets ---- */
-
-static int64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
-}
-
-/* OpenSSL wants keys for a ticket. 0: a full handshake. */
-static int on_ticket_key(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
-			 tls_ticket_mac *mac, int seal)
-{
-	struct tls_session *s = session_of(ssl);
-	int result;
-
-	if (!s)
-		return 0;
-	result = seal ? tls_ticket_seal(s->set->tickets, now(), name, iv, cipher, mac)
-		      : tls_ticket_open(s->set->tickets, now(), name, iv, cipher, mac);
-	ERR_clear_error();
-	return result;
-}
-
-/* A new ticket says when the peer last proved by a full handshake who it is. */
-static int on_ticket_made(SSL *ssl, void *unused)
-{
-	SSL_SESSION *session = SSL_get_session(ssl);
-	int64_t born = time(NULL);
-	void *data;
-	size_t len;
-
-	(void)unused;
-	if (SSL_session_reused(ssl) && SSL_SESSION_get0_ticket_appdata(session, &data, &len) == 1 &&
-	    len == sizeof(born))
-		return 1; /* it has the former ticket's */
-	return SSL_SESSION_set1_ticket_appdata(session, &born, sizeof(born));
-}
-
-/* False if the session's peer has to prove again who it is. */
-static bool is_fresh(SSL_SESSION *session)
-{
-	const X509 *cert = SSL_SESSION_get0_peer(session);
-	int64_t born;
-	void *data;
-	size_t len;
-
-	if (SSL_SESSION_get0_ticket_appdata(session, &data, &len) != 1 || len != sizeof(born))
-		return false;
-	memcpy(&born, data, sizeof(born));
-	return time(NULL) - born < TLS_TICKET_MAX_AGE &&
-	       (!cert || tls_time_compare(X509_get0_notAfter(cert)) > 0);
-}
-
-static SSL_TICKET_RETURN on_ticket_opened(SSL *ssl, SSL_SESSION *session, const unsigned char *name,
-					  size_t name_len, SSL_TICKET_STATUS status, void *unused)
-{
-	(void)ssl;
-	(void)name;
-	(void)name_len;
-	(void)unused;
-	if ((status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW) ||
-	    !is_fresh(session))
-		return SSL_TICKET_RETURN_IGNORE_RENEW;
-	return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW;
-}
-
-static void prepare_tickets(SSL_CTX *ctx)
-{
-#if TLS_HAVE_EVP_MAC
-	SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, on_ticket_key);
-#else
-	SSL_CTX_set_tlsext_ticket_key_cb(ctx, on_ticket_key);
-#endif
-	SSL_CTX_set_session_ticket_cb(ctx, on_ticket_made, on_ticket_opened, NULL);
-}
-
 void tls_session_prepare(SSL_CTX *ctx, bool keylog)
 {
-	CRYPTO_THREAD_run_once(&session_index_once, make_session_index);
+	CRYPTO_THREAD_run_once(&begin_once, begin);
 	if (keylog)
 		SSL_CTX_set_keylog_callback(ctx, on_keylog);
 	SSL_CTX_set_msg_callback(ctx, on_message);
 	SSL_CTX_set_info_callback(ctx, on_info);
 	SSL_CTX_set_client_hello_cb(ctx, on_client_hello, NULL);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, on_verify);
-	prepare_tickets(ctx);
+	tls_resume_prepare(ctx);
 }
 
 /* A domain to begin with, until the ClientHello tells the right one. */
@@ -376,7 +317,8 @@ static bool session_start(struct tls_session *s, const struct tls_session_setup 
 	s->ssl = SSL_new(s->domain->ctx);
 	s->in = BIO_new(BIO_s_mem());
 	s->out = BIO_new(BIO_s_mem());
-	if (!s->ssl || !s->in || !s->out || !SSL_set_ex_data(s->ssl, session_index, s)) {
+	if (!s->ssl || !s->in || !s->out || !SSL_set_ex_data(s->ssl, session_index, s) ||
+	    !tls_resume_attach(s->ssl, s->set->tickets)) {
 		BIO_free(s->in);
 		BIO_free(s->out);
 		return false;
@@ -676,26 +618,72 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 	return TLS_SESSION_FORETOLD;
 }
 
+/* True if nothing but the client's part of a key exchange can come, and nothing of that has come.
+ */
+static bool can_exchange(const struct tls_session *s, const struct tls_session_io *io)
+{
+	bool has_all = io->messages_len > 0 && !io->messages_cut &&
+		       io->messages[0] == SSL3_MT_CLIENT_HELLO;
+
+	return s->role == TLS_ROLE_SERVER && SSL_version(s->ssl) == TLS1_2_VERSION &&
+	       exchange_works && !SSL_session_reused(s->ssl) && !asks_for_certificate(s) &&
+	       !io->keylog_mode && has_all && BIO_ctrl_pending(s->in) == 0 &&
+	       !SSL_has_pending(s->ssl) && BIO_ctrl_pending(s->out) <= io->out_size;
+}
+
+/*
+ * Leaves the rest of a TLS 1.2 handshake to whoever reads the client's messages, with this end's
+ * key for it, so that one request to the engine does. Nothing of it stays in the SSL object.
+ */
+static enum tls_session_state session_exchange(struct tls_session *s, struct tls_session_io *io)
+{
+	struct tls_exchange *x = &io->await->exchange;
+	size_t len = io->messages_len;
+
+	if (!tls_traffic_exchange(&s->traffic, s->ssl, x) ||
+	    !SSL_SESSION_set_cipher(SSL_get_session(s->ssl), SSL_get_pending_cipher(s->ssl)) ||
+	    (s->traffic.promises_ticket &&
+	     !tls_resume_template(s->ssl, &x->ticket, io->messages + len, io->messages_size - len)))
+		return session_wait(s, io);
+	x->messages_len = (uint32_t)len;
+	io->messages_len += x->ticket.session_len;
+	fill_info(s, io);
+	drain(s, io);
+	tls_await_begin_exchange(io->stream, io->await);
+	*io->offer = s->offer;
+	return TLS_SESSION_EXCHANGE;
+}
+
+/* Looks whether the engine can be done with a handshake that is not. */
+static enum tls_session_state session_leave(struct tls_session *s, struct tls_session_io *io,
+					    bool knew_finished)
+{
+	enum tls_session_state state = TLS_SESSION_HANDSHAKE;
+
+	/* Once only: later a part of the client's message may be inside. */
+	if (!knew_finished && can_foretell(s, io))
+		state = session_foretell(s, io);
+	else if (can_exchange(s, io))
+		state = session_exchange(s, io);
+	else
+		return session_wait(s, io);
+	if (!tls_session_awaits(state))
+		tls_await_wipe(io->await);
+	return state;
+}
+
 static enum tls_session_state session_handshake(struct tls_session *s, struct tls_session_io *io)
 {
 	bool knew_finished = tls_traffic_knows_finished(&s->traffic);
 	int result = SSL_do_handshake(s->ssl);
 	int error = result == 1 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, result);
-	enum tls_session_state state;
 
 	if (SSL_version(s->ssl) == TLS1_2_VERSION)
 		tls_traffic_note_nonce(&s->traffic, s->out);
 	if (error == SSL_ERROR_NONE)
 		return session_finish(s, io);
-	if (error != SSL_ERROR_WANT_READ)
-		return session_fail(s, io, error);
-	/* Once only: later a part of the client's message may be inside. */
-	if (knew_finished || !can_foretell(s, io))
-		return session_wait(s, io);
-	state = session_foretell(s, io);
-	if (state != TLS_SESSION_FORETOLD)
-		tls_await_wipe(io->await);
-	return state;
+	return error == SSL_ERROR_WANT_READ ? session_leave(s, io, knew_finished)
+					    : session_fail(s, io, error);
 }
 
 enum tls_session_state tls_session_run(struct tls_session *s, struct tls_session_io *io)

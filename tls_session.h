@@ -27,9 +27,17 @@ enum tls_session_state {
 	TLS_SESSION_FAST,        /* done: stream and info are filled in */
 	TLS_SESSION_FORETOLD,    /* the same, once the client's Finished has come: await, too; of
 				    out only flight_len bytes go at once, the rest then */
+	TLS_SESSION_EXCHANGE,    /* TLS 1.2: done here once ServerHelloDone was said; info is filled
+				    in, and await, which ends the handshake */
 	TLS_SESSION_HELD,        /* done, and it stays: info was filled in when it became so */
 	TLS_SESSION_EOF,         /* held, and the peer sent close_notify */
 };
+
+/* True if the stream waits for the client, and the session is done with. */
+static inline bool tls_session_awaits(enum tls_session_state state)
+{
+	return state == TLS_SESSION_FORETOLD || state == TLS_SESSION_EXCHANGE;
+}
 
 /* What is known of an established connection. Filled in by the call in which the handshake was
  * done; every other leaves it as it was. */
@@ -81,10 +89,14 @@ struct tls_session_io {
 	bool more;                          /* call again, without input: a buffer was too small */
 	struct tls_session_info *info;
 	struct tls_stream *stream;
-	struct tls_await *await; /* FORETOLD: what the stream waits for */
-	struct tls_offer *offer;        /* FORETOLD: what a failure's line tells of the client */
-	char *text;                     /* TLS_SESSION_TEXT bytes */
-	enum tls_cause cause;           /* FAILED: the same for counting */
+	/* The messages of the handshake, as they are hashed; EXCHANGE: and the ticket's session. */
+	uint8_t *messages;
+	size_t messages_size, messages_len;
+	bool messages_cut;       /* there was no room for one */
+	struct tls_await *await; /* FORETOLD, EXCHANGE: what the stream waits for */
+	struct tls_offer *offer; /* likewise: what a failure's line tells of the client */
+	char *text;              /* TLS_SESSION_TEXT bytes */
+	enum tls_cause cause;    /* FAILED: the same for counting */
 };
 
 struct tls_session;

@@ -63,7 +63,7 @@ struct tls_engine_status {
 /* What was answered; lengths are those of the slot's buffers. */
 struct tls_engine_answer {
 	enum tls_session_state state;
-	uint32_t handle; /* of the session; 0 when it is gone (FAST, FORETOLD) or never was */
+	uint32_t handle; /* of the session; 0 when it is gone (FAST, what awaits) or never was */
 	uint32_t in_used;
 	uint32_t out_len, flight_len; /* struct tls_session_io */
 	uint32_t clear_len;

@@ -114,7 +114,10 @@ static void stream_kill(struct tls_stream *s)
 static size_t stream_alert_seal(struct tls_stream *s, uint8_t level, uint8_t alert, uint8_t *out)
 {
 	const uint8_t message[2] = {level, alert};
-	size_t n = tls_record_seal(&s->wr, TLS_CONTENT_ALERT, message, sizeof(message), out);
+	size_t n =
+		s->flags & TLS_STREAM_CLEAR
+			? tls_record_put(TLS_CONTENT_ALERT, message, sizeof(message), out)
+			: tls_record_seal(&s->wr, TLS_CONTENT_ALERT, message, sizeof(message), out);
 
 	if (n == 0)
 		stream_kill(s);
@@ -374,7 +377,7 @@ static int stream_content(struct tls_stream_call *c, uint8_t type, uint8_t *p, s
 	}
 }
 
-static const char *stream_record_error(uint8_t alert)
+const char *tls_stream_record_error(uint8_t alert)
 {
 	switch (alert) {
 	case TLS_ALERT_BAD_RECORD_MAC:
@@ -416,7 +419,7 @@ int tls_stream_open(struct tls_stream_call *c, uint8_t *in, size_t in_len, uint8
 		rc = tls_record_open(keys, in, h.size, plain, plain_len, type, &alert) == 0 ? 1
 											    : -1;
 	}
-	return rc < 0 ? tls_stream_fail(c, alert, stream_record_error(alert)) : rc;
+	return rc < 0 ? tls_stream_fail(c, alert, tls_stream_record_error(alert)) : rc;
 }
 
 int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *reply,

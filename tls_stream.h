@@ -19,6 +19,7 @@ enum tls_stream_flag {
 	TLS_STREAM_WRITE_CLOSED = 4, /* close_notify or a fatal alert was sent */
 	TLS_STREAM_DEAD = 8,    /* a fatal alert was sent or received, or an operation failed */
 	TLS_STREAM_AWAITS = 16, /* not established yet: tls_await_read() reads */
+	TLS_STREAM_CLEAR = 32,  /* while it awaits: alerts of this end are not protected */
 };
 
 struct tls_stream {
@@ -121,6 +122,9 @@ int tls_stream_take_alert(struct tls_stream_call *c, const uint8_t *p, size_t le
 
 /* Counts one more of what is limited. Returns 1, or -1 when it is too much. */
 int tls_stream_count(struct tls_stream_call *c, uint8_t *count, uint8_t limit, const char *error);
+
+/* What is wrong with a record that is answered with that alert. */
+const char *tls_stream_record_error(uint8_t alert);
 
 /* Ends the stream: with a fatal alert to the peer, without one. Both return -1. */
 int tls_stream_fail(struct tls_stream_call *c, uint8_t alert, const char *error);

@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CIPHER_KEY 32
 /* Key, blanks around it, the end of line, and more than fits a key, to tell that it is too long. */
 #define LINE_SIZE 512
 /* Generated keys that may be of use at one time: one for each TLS_TICKET_RENEW of their life. */
@@ -38,6 +37,9 @@ struct tls_ticket_keys {
 	struct key keys[TLS_TICKET_MAX_KEYS]; /* the first seals */
 };
 
+_Static_assert(TLS_TICKET_SECRET == sizeof(((struct tls_exchange_ticket *)0)->cipher_key) +
+					    sizeof(((struct tls_exchange_ticket *)0)->mac_key),
+	       "a key is as long as those of a ticket");
 _Static_assert(GENERATED_KEYS <= TLS_TICKET_MAX_KEYS, "room for generated keys");
 
 #if TLS_HAVE_PROVIDERS
@@ -329,32 +331,66 @@ static bool init_mac(tls_ticket_mac *mac, const uint8_t *secret, size_t len)
 }
 #endif
 
+/* The keys of one ticket. */
+static bool ticket_keys(const struct key *key, struct tls_exchange_ticket *t)
+{
+	static const char label[] = "ser ticket";
+	uint8_t out[TLS_TICKET_SECRET];
+	bool ok = tls_kdf_expand_label(
+			  TLS_PRF_SHA256, (struct tls_kdf_bytes){key->secret, sizeof(key->secret)},
+			  (struct tls_kdf_bytes){label, sizeof(label) - 1},
+			  (struct tls_kdf_bytes){t->iv, sizeof(t->iv)}, out, sizeof(out)) == 0;
+
+	memcpy(t->cipher_key, out, sizeof(t->cipher_key));
+	memcpy(t->mac_key, out + sizeof(t->cipher_key), sizeof(t->mac_key));
+	OPENSSL_cleanse(out, sizeof(out));
+	return ok;
+}
+
+bool tls_ticket_prepare(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t)
+{
+	struct key key;
+	bool ok = sealing_key(keys, now, &key);
+
+	if (!ok)
+		return false;
+	memcpy(t->name, key.name, sizeof(t->name));
+	ok = RAND_bytes(t->iv, sizeof(t->iv)) == 1 && ticket_keys(&key, t);
+	OPENSSL_cleanse(&key, sizeof(key));
+	return ok;
+}
+
 int tls_ticket_seal(struct tls_ticket_keys *keys, int64_t now, uint8_t *name, uint8_t *iv,
 		    EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac)
 {
-	struct key key;
-	bool ok = sealing_key(keys, now, &key) && RAND_bytes(iv, EVP_MAX_IV_LENGTH) == 1;
+	struct tls_exchange_ticket t;
+	bool ok = tls_ticket_prepare(keys, now, &t) &&
+		  EVP_EncryptInit_ex(cipher, keys->cipher, NULL, t.cipher_key, t.iv) == 1 &&
+		  init_mac(mac, t.mac_key, sizeof(t.mac_key));
 
-	if (!ok)
-		return -1;
-	memcpy(name, key.name, sizeof(key.name));
-	ok = EVP_EncryptInit_ex(cipher, keys->cipher, NULL, key.secret, iv) == 1 &&
-	     init_mac(mac, key.secret + CIPHER_KEY, sizeof(key.secret) - CIPHER_KEY);
-	OPENSSL_cleanse(&key, sizeof(key));
+	if (ok) {
+		memcpy(name, t.name, sizeof(t.name));
+		memcpy(iv, t.iv, sizeof(t.iv));
+	}
+	OPENSSL_cleanse(&t, sizeof(t));
 	return ok ? 1 : -1;
 }
 
 int tls_ticket_open(struct tls_ticket_keys *keys, int64_t now, const uint8_t *name,
 		    const uint8_t *iv, EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac)
 {
+	struct tls_exchange_ticket t;
 	struct key key;
 	int number = opening_key(keys, now, name, &key);
 	bool ok;
 
 	if (number < 0)
 		return 0;
-	ok = EVP_DecryptInit_ex(cipher, keys->cipher, NULL, key.secret, iv) == 1 &&
-	     init_mac(mac, key.secret + CIPHER_KEY, sizeof(key.secret) - CIPHER_KEY);
+	memcpy(t.iv, iv, sizeof(t.iv));
+	ok = ticket_keys(&key, &t) &&
+	     EVP_DecryptInit_ex(cipher, keys->cipher, NULL, t.cipher_key, t.iv) == 1 &&
+	     init_mac(mac, t.mac_key, sizeof(t.mac_key));
+	OPENSSL_cleanse(&t, sizeof(t));
 	OPENSSL_cleanse(&key, sizeof(key));
 	if (!ok)
 		return -1;

@@ -3,12 +3,14 @@
  * Keys that session tickets are sealed with (RFC 5077 section 4, RFC 8446 section 4.6.1), one set
  * of them for all domains: AES-256-CBC with HMAC-SHA256. They are generated and then renewed as
  * time goes on, or they come from a file that several machines share. Engine process only, ordinary
- * heap, wiped when they are not needed any more; any thread.
+ * heap, wiped when they are not needed any more; any thread. No ticket is sealed with them as they
+ * are: each has keys of its own that follow from its iv, so who knows these knows only this ticket.
  */
 #ifndef TLS_TICKET_H
 #define TLS_TICKET_H
 
 #include "tls_compat.h"
+#include "tls_exchange.h"
 #include "tls_report.h"
 
 #include <openssl/evp.h>
@@ -61,8 +63,12 @@ void tls_ticket_keys_unref(struct tls_ticket_keys *keys); /* NULL is fine */
 int tls_ticket_seal(struct tls_ticket_keys *keys, int64_t now, uint8_t *name, uint8_t *iv,
 		    EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac);
 
-/* The same for a ticket that came. Returns 1; 2 if it should be replaced by a new one, because its
- * key is not the one that seals; 0 if no key has that name; -1 on failure. */
+/* The same for a ticket that is sealed elsewhere: fills in its name, iv and keys. Returns false on
+ * failure. */
+bool tls_ticket_prepare(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t);
+
+/* The same as tls_ticket_seal() for a ticket that came. Returns 1; 2 if it should be replaced by a
+ * new one, because its key is not the one that seals; 0 if no key has that name; -1 on failure. */
 int tls_ticket_open(struct tls_ticket_keys *keys, int64_t now, const uint8_t *name,
 		    const uint8_t *iv, EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac);
 

@@ -2,8 +2,13 @@
 #include "tls_traffic.h"
 
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 
 #include <string.h>
+
+/* Where things stand in a ServerHello of TLS 1.2 without a session id, RFC 5246 section 7.4.1.3. */
+#define HELLO_SESSION_ID  (4 + 2 + 32)
+#define HELLO_COMPRESSION (HELLO_SESSION_ID + 1 + 2)
 
 /* ---- what is noted during the handshake ---- */
 
@@ -51,6 +56,47 @@ void tls_traffic_count(struct tls_traffic *t, const SSL *ssl, int sent, int type
 		*count = !is_1_3 && first == TLS_CONTENT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
 	else if (type == SSL3_RT_HANDSHAKE && is_1_3 && first == SSL3_MT_FINISHED)
 		*count = 0;
+}
+
+/* Extensions of a ServerHello that change nothing after it, and the two that are kept here. */
+static bool note_extension(struct tls_traffic *t, unsigned type, bool *extended_master)
+{
+	switch (type) {
+	case TLSEXT_TYPE_extended_master_secret:
+		*extended_master = true;
+		return true;
+	case TLSEXT_TYPE_session_ticket:
+		t->promises_ticket = true;
+		return true;
+	case TLSEXT_TYPE_server_name:
+	case TLSEXT_TYPE_status_request:
+	case TLSEXT_TYPE_ec_point_formats:
+	case TLSEXT_TYPE_application_layer_protocol_negotiation:
+	case TLSEXT_TYPE_signed_certificate_timestamp:
+	case TLSEXT_TYPE_encrypt_then_mac: /* not with an AEAD suite, RFC 7366 section 3 */
+	case TLSEXT_TYPE_renegotiate:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* RFC 5246 section 7.4.1.3. A session id would promise that the session is kept. */
+void tls_traffic_note_hello(struct tls_traffic *t, const uint8_t *message, size_t len)
+{
+	static const size_t extensions = HELLO_SESSION_ID + 1 + 2 + 1 + 2;
+	bool extended_master = false, ok = len >= extensions && message[HELLO_SESSION_ID] == 0 &&
+					   message[HELLO_COMPRESSION] == 0;
+	size_t at = extensions;
+
+	t->promises_ticket = false;
+	while (ok && at < len) {
+		ok = len - at >= 4 &&
+		     note_extension(t, (unsigned)(message[at] << 8 | message[at + 1]),
+				    &extended_master);
+		at += ok ? 4 + (size_t)(message[at + 2] << 8 | message[at + 3]) : 0;
+	}
+	t->plain_hello = ok && at == len && extended_master;
 }
 
 /*
@@ -179,10 +225,41 @@ size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_aw
 
 	if (aead == TLS_AEAD_NONE || limits_fragments(ssl) || secrets->handshake_len != size ||
 	    secrets->transcript_len != size ||
-	    tls_await_init(await, aead, hash, secrets->client_handshake,
-				  secrets->transcript) != 0)
+	    tls_await_init(await, aead, hash, secrets->client_handshake, secrets->transcript) != 0)
 		return 0;
 	len = tls_await_seal(await, record);
 	tls_record_forget();
 	return len;
+}
+
+/* ---- the end of a TLS 1.2 handshake ---- */
+
+/* This end's key for the exchange, if it is one of X25519. */
+static bool exchange_key(SSL *ssl, struct tls_exchange *x)
+{
+	size_t private_len = sizeof(x->private_key), public_len = sizeof(x->public_key);
+	EVP_PKEY *key = NULL;
+	bool ok = SSL_get_tmp_key(ssl, &key) == 1 && EVP_PKEY_id(key) == EVP_PKEY_X25519 &&
+		  EVP_PKEY_get_raw_private_key(key, x->private_key, &private_len) == 1 &&
+		  EVP_PKEY_get_raw_public_key(key, x->public_key, &public_len) == 1;
+
+	EVP_PKEY_free(key);
+	ERR_clear_error();
+	return ok;
+}
+
+bool tls_traffic_exchange(const struct tls_traffic *t, SSL *ssl, struct tls_exchange *x)
+{
+	const SSL_CIPHER *cipher = SSL_get_pending_cipher(ssl);
+
+	memset(x, 0, sizeof(*x));
+	x->aead = aead_of(cipher);
+	x->hash = prf_hash_of(cipher);
+	return SSL_get_state(ssl) == TLS_ST_SW_SRVR_DONE && t->plain_hello &&
+	       x->aead != TLS_AEAD_NONE && SSL_CIPHER_get_kx_nid(cipher) == NID_kx_ecdhe &&
+	       SSL_get_client_random(ssl, x->client_random, sizeof(x->client_random)) ==
+		       sizeof(x->client_random) &&
+	       SSL_get_server_random(ssl, x->server_random, sizeof(x->server_random)) ==
+		       sizeof(x->server_random) &&
+	       exchange_key(ssl, x);
 }

@@ -20,6 +20,7 @@ struct tls_traffic {
 	uint64_t sealed, opened; /* records since the keys of that direction changed */
 	bool has_nonce;
 	uint8_t nonce[8]; /* TLS 1.2 GCM: explicit nonce of our first sealed record */
+	bool plain_hello, promises_ticket; /* the ServerHello: tls_traffic_note_hello() */
 	struct tls_provider_secrets secrets;
 };
 
@@ -29,6 +30,9 @@ void tls_traffic_note_secret(struct tls_traffic *t, const char *line);
 
 /* Counts what OpenSSL's message callback reports; first is the first byte of it. */
 void tls_traffic_count(struct tls_traffic *t, const SSL *ssl, int sent, int type, uint8_t first);
+
+/* Looks at a ServerHello, a whole message: whether tls_exchange.h does all that it promises. */
+void tls_traffic_note_hello(struct tls_traffic *t, const uint8_t *message, size_t len);
 
 /* Takes the nonce that OpenSSL chose for TLS 1.2 from the records that wait in out, once they hold
  * our Finished. */
@@ -48,5 +52,12 @@ bool tls_traffic_knows_finished(const struct tls_traffic *t);
  */
 size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_await *await,
 			    uint8_t *record);
+
+/*
+ * Fills in what ends a handshake of TLS 1.2 without the SSL object, which has just said
+ * ServerHelloDone: all but the messages and the ticket. Returns false if this handshake needs
+ * OpenSSL; the caller wipes x.
+ */
+bool tls_traffic_exchange(const struct tls_traffic *t, SSL *ssl, struct tls_exchange *x);
 
 #endif

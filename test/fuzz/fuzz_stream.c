@@ -6,7 +6,7 @@
  * asserted after each step.
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I../.. fuzz_stream.c \
- *         ../../tls_kdf.c ../../tls_record.c ../../tls_stream.c ../../tls_await.c -lcrypto -o fuzz_stream
+ *         ../../tls_{kdf,record,stream,exchange,await}.c -lcrypto -o fuzz_stream
  *   ./fuzz_stream -max_total_time=60 corpus_stream
  *
  * Input: one byte of version, role, suite and whether a Finished is due, then steps: kind, inner

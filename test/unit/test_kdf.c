@@ -167,8 +167,8 @@ static void test_extract(void **state)
 
 		assert_int_equal(2 * size, strlen(rows[i].want));
 		memset(out, 0xee, sizeof(out));
-		assert_int_equal(tls_kdf_extract(rows[i].hash, hex(rows[i].salt, salt),
-						 hex(rows[i].secret, secret), out),
+		assert_int_equal(tls_kdf_hmac(rows[i].hash, hex(rows[i].salt, salt),
+					      hex(rows[i].secret, secret), out),
 				 0);
 		assert_hex(out, rows[i].want);
 		assert_int_equal(out[size], 0xee);
@@ -323,7 +323,7 @@ static void test_unknown_hashes(void **state)
 	assert_int_equal(tls_kdf_hash_size(TLS_PRF_SHA384), 48);
 	for (size_t i = 0; i < COUNT(hashes); i++) {
 		assert_int_equal(tls_kdf_hash_size(hashes[i]), 0);
-		assert_int_equal(tls_kdf_extract(hashes[i], text("salt"), text("secret"), out), -1);
+		assert_int_equal(tls_kdf_hmac(hashes[i], text("salt"), text("secret"), out), -1);
 		assert_int_equal(tls_kdf_finished(hashes[i], secret, secret, out), -1);
 		for (size_t len = 0; len < 40; len++)
 			assert_int_equal(expand_sizes(hashes[i], 5, 5, out, len), -1);
@@ -341,8 +341,8 @@ static void test_no_secret_is_not_the_last_one(void **state)
 
 	(void)state;
 	for (uint8_t hash = TLS_PRF_SHA256; hash <= TLS_PRF_SHA384; hash++) {
-		assert_int_equal(tls_kdf_extract(hash, text("salt"), text("secret"), out), 0);
-		assert_int_equal(tls_kdf_extract(hash, NONE, text("secret"), out), -1);
+		assert_int_equal(tls_kdf_hmac(hash, text("salt"), text("secret"), out), 0);
+		assert_int_equal(tls_kdf_hmac(hash, NONE, text("secret"), out), -1);
 		assert_int_equal(
 			tls_kdf_expand_label(hash, text("secret"), text("label"), NONE, out, 16),
 			0);
@@ -373,8 +373,7 @@ static void test_keys_in_a_row(void **state)
 			const EVP_MD *md = hash == TLS_PRF_SHA256 ? EVP_sha256() : EVP_sha384();
 			uint8_t a[64], b[64], data = (uint8_t)i;
 
-			assert_int_equal(tls_kdf_extract(hash, text(keys[i]), bytes(&data, 1), a),
-					 0);
+			assert_int_equal(tls_kdf_hmac(hash, text(keys[i]), bytes(&data, 1), a), 0);
 			assert_non_null(HMAC(md, keys[i], (int)strlen(keys[i]), &data, 1, b, NULL));
 			assert_memory_equal(a, b, tls_kdf_hash_size(hash));
 		}
@@ -391,13 +390,13 @@ static void test_empty_secret(void **state)
 		size_t size = tls_kdf_hash_size(hash);
 		uint8_t zeros[48] = {0};
 
-		assert_int_equal(tls_kdf_extract(hash, text("salt"), text("secret"), a), 0);
-		assert_int_equal(tls_kdf_extract(hash, text(""), text("secret"), a), 0);
+		assert_int_equal(tls_kdf_hmac(hash, text("salt"), text("secret"), a), 0);
+		assert_int_equal(tls_kdf_hmac(hash, text(""), text("secret"), a), 0);
 		/* HMAC fills its key up with zeros. */
-		assert_int_equal(tls_kdf_extract(hash, bytes(zeros, size), text("secret"), b), 0);
+		assert_int_equal(tls_kdf_hmac(hash, bytes(zeros, size), text("secret"), b), 0);
 		assert_memory_equal(a, b, size);
-		assert_int_equal(tls_kdf_extract(hash, text("salt"), NONE, a), 0);
-		assert_int_equal(tls_kdf_extract(hash, text("salt"), text(""), b), 0);
+		assert_int_equal(tls_kdf_hmac(hash, text("salt"), NONE, a), 0);
+		assert_int_equal(tls_kdf_hmac(hash, text("salt"), text(""), b), 0);
 		assert_memory_equal(a, b, size);
 	}
 }
@@ -470,7 +469,7 @@ static int call(enum function function, uint8_t *out)
 
 	switch (function) {
 	case EXTRACT:
-		return tls_kdf_extract(TLS_PRF_SHA256, text("salt"), text("secret"), out);
+		return tls_kdf_hmac(TLS_PRF_SHA256, text("salt"), text("secret"), out);
 	case FINISHED:
 		return tls_kdf_finished(TLS_PRF_SHA384, secret, secret, out);
 	case EXPAND:

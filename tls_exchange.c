@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: ISC */
+#include "tls_exchange.h"
+
+#include "tls_compat.h"
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#if TLS_HAVE_PROVIDERS
+#include <openssl/core_names.h>
+#include <openssl/params.h>
+#include <openssl/proverr.h>
+#endif
+
+#include <string.h>
+
+/* RFC 5246 section 7.4, RFC 5077 section 3.3 */
+#define MESSAGE_TICKET   4
+#define MESSAGE_FINISHED 20
+
+#define CIPHER_BLOCK 16
+#define TICKET_MAC   32
+/* A message's header, lifetime and length of the ticket, its key's name and iv. */
+#define TICKET_HEAD (TLS_EXCHANGE_HEADER + 4 + 2 + 16 + 16)
+
+#define TICKET_MAX (TICKET_HEAD + TLS_EXCHANGE_SESSION + CIPHER_BLOCK + TICKET_MAC)
+
+_Static_assert(TICKET_MAX + 2 * TLS_RECORD_HEADER + 1 + TLS_EXCHANGE_FINISHED +
+			       TLS_RECORD_OVERHEAD <=
+		       TLS_EXCHANGE_END_MAX,
+	       "room for what is sent last");
+
+static uint8_t *put(uint8_t *to, uint32_t n, int bytes)
+{
+	for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8)
+		*to++ = (uint8_t)(n >> shift);
+	return to;
+}
+
+/* ---- X25519 ---- */
+
+#if TLS_HAVE_PROVIDERS
+
+/* Both parts of the key: libcrypto would compute the public one anew. */
+static EVP_PKEY *own_key(const uint8_t *private_key, const uint8_t *public_key)
+{
+	OSSL_PARAM params[] = {
+		OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PRIV_KEY, (void *)private_key,
+						  TLS_EXCHANGE_KEY),
+		OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, (void *)public_key,
+						  TLS_EXCHANGE_KEY),
+		OSSL_PARAM_construct_end(),
+	};
+	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "X25519", NULL);
+	EVP_PKEY *key = NULL;
+
+	if (ctx && EVP_PKEY_fromdata_init(ctx) == 1)
+		EVP_PKEY_fromdata(ctx, &key, EVP_PKEY_KEYPAIR, params);
+	EVP_PKEY_CTX_free(ctx);
+	return key;
+}
+
+/* A share of small order gives zeros, which nobody may use (RFC 7748 section 6.1). */
+static uint8_t share_alert(void)
+{
+	return ERR_GET_REASON(ERR_peek_last_error()) == PROV_R_FAILED_DURING_DERIVATION
+		       ? TLS_ALERT_ILLEGAL_PARAMETER
+		       : TLS_ALERT_INTERNAL_ERROR;
+}
+
+static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, const uint8_t *peer,
+			 uint8_t *secret, uint8_t *alert)
+{
+	EVP_PKEY *own = own_key(private_key, public_key);
+	EVP_PKEY *other =
+		EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, peer, TLS_EXCHANGE_KEY);
+	EVP_PKEY_CTX *ctx = own && other ? EVP_PKEY_CTX_new(own, NULL) : NULL;
+	size_t len = TLS_EXCHANGE_KEY;
+	bool ok = ctx && EVP_PKEY_derive_init(ctx) == 1 &&
+		  EVP_PKEY_derive_set_peer(ctx, other) == 1 &&
+		  EVP_PKEY_derive(ctx, secret, &len) == 1 && len == TLS_EXCHANGE_KEY;
+
+	if (!ok)
+		*alert = share_alert();
+	EVP_PKEY_CTX_free(ctx);
+	EVP_PKEY_free(other);
+	EVP_PKEY_free(own);
+	return ok;
+}
+
+/* With the base point as the peer's key the secret is the own public key. */
+bool tls_exchange_works(void)
+{
+	static const uint8_t base_point[TLS_EXCHANGE_KEY] = {9};
+	EVP_PKEY *key = EVP_PKEY_Q_keygen(NULL, NULL, "X25519");
+	uint8_t own[TLS_EXCHANGE_KEY], public_key[TLS_EXCHANGE_KEY], secret[TLS_EXCHANGE_KEY];
+	size_t own_len = sizeof(own), public_len = sizeof(public_key);
+	uint8_t alert;
+	bool ok = key && EVP_PKEY_get_raw_private_key(key, own, &own_len) == 1 &&
+		  EVP_PKEY_get_raw_public_key(key, public_key, &public_len) == 1 &&
+		  share_secret(own, public_key, base_point, secret, &alert) &&
+		  memcmp(secret, public_key, sizeof(secret)) == 0;
+
+	EVP_PKEY_free(key);
+	OPENSSL_cleanse(own, sizeof(own));
+	ERR_clear_error();
+	return ok;
+}
+
+#else
+
+static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, const uint8_t *peer,
+			 uint8_t *secret, uint8_t *alert)
+{
+	(void)private_key;
+	(void)public_key;
+	(void)peer;
+	(void)secret;
+	*alert = TLS_ALERT_INTERNAL_ERROR;
+	return false;
+}
+
+bool tls_exchange_works(void)
+{
+	return false;
+}
+
+#endif
+
+/* ---- keys ---- */
+
+/* PRF(secret, label, digest of messages). */
+static bool derive(const struct tls_exchange *x, struct tls_kdf_bytes secret, const char *label,
+		   const uint8_t *digest, uint8_t *out, size_t len)
+{
+	size_t label_len = strlen(label), size = tls_kdf_hash_size(x->hash);
+	uint8_t seed[32 + TLS_KDF_MAX_HASH];
+	struct tls_kdf_bytes with = {seed, label_len + size};
+
+	memcpy(seed, label, label_len);
+	memcpy(seed + label_len, digest, size);
+	return tls_kdf_prf(x->hash, secret, with, out, len) == 0;
+}
+
+static bool derive_from_master(const struct tls_exchange *x, const char *label,
+			       const uint8_t *digest, uint8_t *verify_data)
+{
+	return derive(x, (struct tls_kdf_bytes){x->master, sizeof(x->master)}, label, digest,
+		      verify_data, TLS_EXCHANGE_VERIFY);
+}
+
+int tls_exchange_keys(struct tls_exchange *x, const uint8_t *messages, const uint8_t *key_exchange,
+		      struct tls_record_keys *client, struct tls_record_keys *server,
+		      uint8_t verify_data[TLS_EXCHANGE_VERIFY], uint8_t *alert)
+{
+	const struct tls_kdf_bytes pieces[] = {{messages, x->messages_len},
+					       {x->key_exchange, sizeof(x->key_exchange)}};
+	uint8_t digest[TLS_KDF_MAX_HASH], secret[TLS_EXCHANGE_KEY];
+	struct tls_kdf_bytes premaster = {secret, sizeof(secret)};
+	bool ok;
+
+	memcpy(x->key_exchange, key_exchange, sizeof(x->key_exchange));
+	*alert = TLS_ALERT_INTERNAL_ERROR;
+	ok = share_secret(x->private_key, x->public_key, key_exchange + TLS_EXCHANGE_HEADER + 1,
+			  secret, alert) &&
+	     tls_kdf_hash(x->hash, pieces, 2, digest) == 0 &&
+	     derive(x, premaster, "extended master secret", digest, x->master, sizeof(x->master)) &&
+	     derive_from_master(x, "client finished", digest, verify_data) &&
+	     tls_record_keys_1_2(client, server, x->aead, x->hash, x->master, x->client_random,
+				 x->server_random) == 0;
+	OPENSSL_cleanse(secret, sizeof(secret));
+	tls_kdf_forget();
+	ERR_clear_error();
+	return ok ? 0 : -1;
+}
+
+/* ---- what the server sends last ---- */
+
+/* Encrypts a session with its master secret in it. Returns the bytes, or 0. */
+static size_t seal_session(const struct tls_exchange *x, const uint8_t *session, uint8_t *out)
+{
+	const struct tls_exchange_ticket *t = &x->ticket;
+	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+	uint8_t text[TLS_EXCHANGE_SESSION];
+	int len = 0, rest = 0;
+	bool ok =
+		ctx && EVP_EncryptInit_ex(ctx, EVP_aes_256_cbc(), NULL, t->cipher_key, t->iv) == 1;
+
+	memcpy(text, session, t->session_len);
+	memcpy(text + t->master_at, x->master, sizeof(x->master));
+	ok = ok && EVP_EncryptUpdate(ctx, out, &len, text, t->session_len) == 1 &&
+	     EVP_EncryptFinal_ex(ctx, out + len, &rest) == 1;
+	OPENSSL_cleanse(text, sizeof(text));
+	EVP_CIPHER_CTX_free(ctx);
+	return ok ? (size_t)(len + rest) : 0;
+}
+
+/* Writes a NewSessionTicket message (RFC 5077 sections 3.3 and 4). Returns its bytes, or 0. */
+static size_t write_ticket(const struct tls_exchange *x, const uint8_t *session, uint8_t *out)
+{
+	const struct tls_exchange_ticket *t = &x->ticket;
+	uint8_t *ticket = out + TLS_EXCHANGE_HEADER + 4 + 2, *sealed = out + TICKET_HEAD;
+	size_t len = seal_session(x, session, sealed), size;
+
+	if (len == 0)
+		return 0;
+	memcpy(ticket, t->name, sizeof(t->name));
+	memcpy(ticket + sizeof(t->name), t->iv, sizeof(t->iv));
+	len += sizeof(t->name) + sizeof(t->iv);
+	if (tls_kdf_hmac(TLS_PRF_SHA256, (struct tls_kdf_bytes){t->mac_key, sizeof(t->mac_key)},
+			 (struct tls_kdf_bytes){ticket, len}, ticket + len) != 0)
+		return 0;
+	len += TICKET_MAC;
+	size = 4 + 2 + len;
+	put(put(put(put(out, MESSAGE_TICKET, 1), (uint32_t)size, 3), t->lifetime, 4), (uint32_t)len,
+	    2);
+	return TLS_EXCHANGE_HEADER + size;
+}
+
+size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
+			const uint8_t *finished, struct tls_record_keys *keys, uint8_t *out)
+{
+	static const uint8_t change[] = {1};
+	uint8_t ticket[TICKET_MAX], digest[TLS_KDF_MAX_HASH], own[TLS_EXCHANGE_FINISHED];
+	size_t ticket_len = 0, len = 0, sealed = 0;
+	bool ok = x->ticket.session_len == 0 ||
+		  (ticket_len = write_ticket(x, messages + x->messages_len, ticket)) > 0;
+	const struct tls_kdf_bytes pieces[] = {{messages, x->messages_len},
+					       {x->key_exchange, sizeof(x->key_exchange)},
+					       {finished, TLS_EXCHANGE_FINISHED},
+					       {ticket, ticket_len}};
+
+	ok = ok && tls_kdf_hash(x->hash, pieces, 4, digest) == 0 &&
+	     derive_from_master(x, "server finished", digest, own + TLS_EXCHANGE_HEADER);
+	put(put(own, MESSAGE_FINISHED, 1), TLS_EXCHANGE_VERIFY, 3);
+	if (ticket_len > 0)
+		len = tls_record_put(TLS_CONTENT_HANDSHAKE, ticket, ticket_len, out);
+	len += tls_record_put(TLS_CONTENT_CHANGE_CIPHER_SPEC, change, sizeof(change), out + len);
+	if (ok)
+		sealed = tls_record_seal(keys, TLS_CONTENT_HANDSHAKE, own, sizeof(own), out + len);
+	tls_kdf_forget();
+	ERR_clear_error();
+	return sealed > 0 ? len + sealed : 0;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What a server does in a TLS 1.2 handshake from the client's key share on,
+ * without an SSL object: keys, both Finished messages and the session ticket
+ * (RFC 5246 sections 6.3 and 7.4, RFC 7627, RFC 5077 section 3.3). ECDHE with
+ * X25519 only (RFC 8422), always with an extended master secret.
+ *
+ * Plain data, may live in shared memory. Any process; every cryptographic
+ * operation is libcrypto's.
+ */
+#ifndef TLS_EXCHANGE_H
+#define TLS_EXCHANGE_H
+
+#include "tls_record.h"
+
+#include <stdbool.h>
+
+#define TLS_EXCHANGE_KEY     32 /* bytes of a key of X25519, RFC 7748 section 6.1 */
+#define TLS_EXCHANGE_RANDOM  32 /* RFC 5246 section 7.4.1.2 */
+#define TLS_EXCHANGE_MASTER  48
+#define TLS_EXCHANGE_VERIFY  12   /* bytes of a Finished, RFC 5246 section 7.4.9 */
+#define TLS_EXCHANGE_SESSION 1024 /* longest session that a ticket is made of */
+
+#define TLS_EXCHANGE_HEADER 4 /* type and length of a message */
+/* A ClientKeyExchange, and a Finished. */
+#define TLS_EXCHANGE_MESSAGE  (TLS_EXCHANGE_HEADER + 1 + TLS_EXCHANGE_KEY)
+#define TLS_EXCHANGE_FINISHED (TLS_EXCHANGE_HEADER + TLS_EXCHANGE_VERIFY)
+
+/* Room for what tls_exchange_end() writes: ticket, ChangeCipherSpec and Finished, a record each. */
+#define TLS_EXCHANGE_END_MAX                                                                       \
+	(TLS_EXCHANGE_SESSION + 256 + TLS_EXCHANGE_FINISHED + TLS_RECORD_OVERHEAD)
+
+/* What seals one ticket: AES-256-CBC, then HMAC-SHA256 (RFC 5077 section 4). */
+struct tls_exchange_ticket {
+	uint8_t name[16], iv[16];
+	uint8_t cipher_key[32], mac_key[32];
+	uint32_t lifetime;    /* seconds, a hint for the client */
+	uint16_t session_len; /* bytes of the session as OpenSSL writes it; 0: no ticket */
+	uint16_t master_at;   /* where in it the master secret belongs */
+};
+
+/* Owner: who waits for the client. Holds secrets. */
+struct tls_exchange {
+	uint8_t aead, hash; /* enum tls_aead; enum tls_prf_hash of the PRF */
+	/* This end's X25519 key, for this handshake only. */
+	uint8_t private_key[TLS_EXCHANGE_KEY], public_key[TLS_EXCHANGE_KEY];
+	uint8_t client_random[TLS_EXCHANGE_RANDOM], server_random[TLS_EXCHANGE_RANDOM];
+	uint32_t messages_len; /* bytes of the handshake messages up to ServerHelloDone */
+	struct tls_exchange_ticket ticket;
+	/* From tls_exchange_keys() on. */
+	uint8_t key_exchange[TLS_EXCHANGE_MESSAGE]; /* the client's message */
+	uint8_t master[TLS_EXCHANGE_MASTER];
+};
+
+/* True if libcrypto can do all of this here: not before OpenSSL 3, nor with a FIPS provider. */
+bool tls_exchange_works(void);
+
+/*
+ * Takes the ClientKeyExchange, whose form was checked, and makes both directions' keys and what the
+ * client's Finished has to say. messages has the handshake messages before it, of messages_len
+ * bytes. Returns 0, or -1 with the alert to send.
+ */
+int tls_exchange_keys(struct tls_exchange *x, const uint8_t *messages, const uint8_t *key_exchange,
+		      struct tls_record_keys *client, struct tls_record_keys *server,
+		      uint8_t verify_data[TLS_EXCHANGE_VERIFY], uint8_t *alert);
+
+/*
+ * Writes what the server sends after the client's Finished, a whole message, into out, of
+ * TLS_EXCHANGE_END_MAX bytes. The session of the ticket follows the messages; keys are this end's,
+ * not used yet. Returns the bytes, or 0 when libcrypto fails.
+ */
+size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
+			const uint8_t *finished, struct tls_record_keys *keys, uint8_t *out);
+
+#endif
