@@ -41,22 +41,29 @@ static uint8_t *put(uint8_t *to, uint32_t n, int bytes)
 
 #if TLS_HAVE_PROVIDERS
 
-/* Both parts of the key: libcrypto would compute the public one anew. */
-static EVP_PKEY *own_key(const uint8_t *private_key, const uint8_t *public_key)
+/* Owner: the thread. Kept because to look the algorithm up takes as long as to read a key. */
+static __thread EVP_PKEY_CTX *reader;
+
+/* Reads a key; private_key is NULL for one of the peer. With both parts, libcrypto need not compute
+ * the public one anew. */
+static EVP_PKEY *read_key(const uint8_t *public_key, const uint8_t *private_key)
 {
 	OSSL_PARAM params[] = {
-		OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PRIV_KEY, (void *)private_key,
-						  TLS_EXCHANGE_KEY),
 		OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, (void *)public_key,
 						  TLS_EXCHANGE_KEY),
 		OSSL_PARAM_construct_end(),
+		OSSL_PARAM_construct_end(),
 	};
-	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "X25519", NULL);
 	EVP_PKEY *key = NULL;
 
-	if (ctx && EVP_PKEY_fromdata_init(ctx) == 1)
-		EVP_PKEY_fromdata(ctx, &key, EVP_PKEY_KEYPAIR, params);
-	EVP_PKEY_CTX_free(ctx);
+	if (private_key)
+		params[1] = OSSL_PARAM_construct_octet_string(
+			OSSL_PKEY_PARAM_PRIV_KEY, (void *)private_key, TLS_EXCHANGE_KEY);
+	if (!reader)
+		reader = EVP_PKEY_CTX_new_from_name(NULL, "X25519", NULL);
+	if (reader && EVP_PKEY_fromdata_init(reader) == 1)
+		EVP_PKEY_fromdata(reader, &key,
+				  private_key ? EVP_PKEY_KEYPAIR : EVP_PKEY_PUBLIC_KEY, params);
 	return key;
 }
 
@@ -71,9 +78,7 @@ static uint8_t share_alert(void)
 static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, const uint8_t *peer,
 			 uint8_t *secret, uint8_t *alert)
 {
-	EVP_PKEY *own = own_key(private_key, public_key);
-	EVP_PKEY *other =
-		EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, NULL, peer, TLS_EXCHANGE_KEY);
+	EVP_PKEY *own = read_key(public_key, private_key), *other = read_key(peer, NULL);
 	EVP_PKEY_CTX *ctx = own && other ? EVP_PKEY_CTX_new(own, NULL) : NULL;
 	size_t len = TLS_EXCHANGE_KEY;
 	bool ok = ctx && EVP_PKEY_derive_init(ctx) == 1 &&
@@ -107,6 +112,13 @@ bool tls_exchange_works(void)
 	return ok;
 }
 
+void tls_exchange_thread_end(void)
+{
+	EVP_PKEY_CTX_free(reader);
+	reader = NULL;
+	tls_record_thread_end();
+}
+
 #else
 
 static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, const uint8_t *peer,
@@ -123,6 +135,11 @@ static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, 
 bool tls_exchange_works(void)
 {
 	return false;
+}
+
+void tls_exchange_thread_end(void)
+{
+	tls_record_thread_end();
 }
 
 #endif

@@ -52,7 +52,7 @@ struct tls_exchange {
 	uint8_t master[TLS_EXCHANGE_MASTER];
 };
 
-/* True if libcrypto can do all of this here: not before OpenSSL 3, nor with a FIPS provider. */
+/* True if libcrypto can do X25519 here: not before OpenSSL 3, nor with every FIPS provider. */
 bool tls_exchange_works(void);
 
 /*
@@ -71,5 +71,8 @@ int tls_exchange_keys(struct tls_exchange *x, const uint8_t *messages, const uin
  */
 size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
 			const uint8_t *finished, struct tls_record_keys *keys, uint8_t *out);
+
+/* Like tls_record_thread_end(), which it calls. */
+void tls_exchange_thread_end(void);
 
 #endif

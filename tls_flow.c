@@ -264,7 +264,8 @@ size_t tls_flow_close_notify(struct tls_conn *conn)
 
 	if (conn->state == TLS_CONN_FAST)
 		return tls_stream_alert(&conn->stream, TLS_ALERT_CLOSE_NOTIFY, tls_output);
-	slot = tls_engine_is_stuck() ? NULL : tls_engine_slot((unsigned)process_no);
+	slot = conn->handle == 0 || tls_engine_is_stuck() ? NULL
+							  : tls_engine_slot((unsigned)process_no);
 	if (!slot)
 		return 0;
 	slot->request.op = TLS_ENGINE_CLOSE;

@@ -87,12 +87,18 @@ def test_list(ser, certs):
         assert "ECDHE" in _row(ser, three)["cipher"]
 
 
-@pytest.mark.parametrize("high,dom,path", [(V.TLSv1_2, "N/A", "engine"), (V.TLSv1_3, "TLSs<default>", "fast")],
-                         ids=["TLSv1_2", "TLSv1_3"])
-def test_list_in_the_handshake(ser, certs, high, dom, path):
-    """In TLS 1.3 nothing but the client's Finished is missing."""
+@pytest.mark.parametrize("high,curve,dom,path", [
+    (V.TLSv1_2, "prime256v1", "N/A", "engine"),
+    (V.TLSv1_2, None, "TLSs<default>", "fast"),
+    (V.TLSv1_3, None, "TLSs<default>", "fast"),
+], ids=["TLSv1_2_P-256", "TLSv1_2", "TLSv1_3"])
+def test_list_in_the_handshake(ser, certs, high, curve, dom, path):
+    """The engine is done with some handshakes before the client is."""
     load(ser, base(certs))
-    with RawTls(ser.tls_port, certs.client_context(high=high)) as client:
+    context = certs.client_context(high=high)
+    if curve:
+        context.set_ecdh_curve(curve)
+    with RawTls(ser.tls_port, context) as client:
         client.sock.sendall(client.flight())
         client.feed()
         row = _row(ser, client)
