@@ -55,7 +55,25 @@ void tls_await_begin(struct tls_stream *s, struct tls_await *a)
 	s->flags |= TLS_STREAM_AWAITS;
 }
 
-/* TLS 1.2: the stream waits for messages that are not protected. */
+static void await_expect_1_2(struct tls_await *a)
+{
+	a->expected[0] = AWAIT_MESSAGE_FINISHED;
+	a->expected[3] = TLS_EXCHANGE_VERIFY;
+	a->expected_len = TLS_EXCHANGE_FINISHED;
+}
+
+void tls_await_begin_resumed(struct tls_stream *s, struct tls_await *a,
+			     const uint8_t verify_data[TLS_EXCHANGE_VERIFY])
+{
+	memset(a, 0, sizeof(*a));
+	a->step = TLS_AWAIT_CHANGE;
+	a->keys = s->rd;
+	a->keys.seq = 0; /* what was counted so far was not protected */
+	await_expect_1_2(a);
+	memcpy(a->expected + AWAIT_HEADER, verify_data, TLS_EXCHANGE_VERIFY);
+	s->flags |= TLS_STREAM_AWAITS;
+}
+
 void tls_await_begin_exchange(struct tls_stream *s, struct tls_await *a)
 {
 	memset(s, 0, sizeof(*s));
@@ -64,7 +82,7 @@ void tls_await_begin_exchange(struct tls_stream *s, struct tls_await *a)
 	a->step = TLS_AWAIT_KEY_EXCHANGE;
 }
 
-/* TLS 1.2: the ticket and this end's Finished. */
+/* TLS 1.2: the ticket and this end's Finished, which it has not sent yet. */
 static int await_answer(struct tls_stream_call *c, struct tls_await *a)
 {
 	size_t len = tls_exchange_end(&a->exchange, a->messages, a->expected, &c->s->wr, c->reply);
@@ -81,7 +99,7 @@ static int await_end(struct tls_stream_call *c, struct tls_await *a)
 {
 	if (c->s->rd.version == TLS_VERSION_1_3)
 		await_swap_keys(c->s, a);
-	else if (await_answer(c, a) < 0)
+	else if ((c->s->flags & TLS_STREAM_CLEAR) && await_answer(c, a) < 0)
 		return -1;
 	c->s->flags &= (uint8_t)~TLS_STREAM_AWAITS;
 	c->s->warnings = 0;
@@ -143,9 +161,7 @@ static int await_key_exchange(struct tls_stream_call *c, struct tls_await *a,
 	if (a->received[AWAIT_HEADER] != TLS_EXCHANGE_KEY)
 		return tls_stream_fail(c, TLS_ALERT_DECODE_ERROR, "bad length of a key share");
 	a->received_len = 0;
-	a->expected[0] = AWAIT_MESSAGE_FINISHED;
-	a->expected[3] = TLS_EXCHANGE_VERIFY;
-	a->expected_len = TLS_EXCHANGE_FINISHED;
+	await_expect_1_2(a);
 	if (tls_exchange_keys(&a->exchange, a->messages, a->received, &a->keys, &c->s->wr,
 			      a->expected + AWAIT_HEADER, &alert) != 0)
 		return tls_stream_fail(c, alert,
@@ -218,9 +234,12 @@ static int await_clear_content(struct tls_stream_call *c, struct tls_await *a, u
 		return await_alert(c, bytes, content.len);
 	if (type == TLS_CONTENT_HANDSHAKE && a->step == TLS_AWAIT_KEY_EXCHANGE)
 		return await_key_exchange(c, a, content);
-	if (type == TLS_CONTENT_HANDSHAKE || a->step != TLS_AWAIT_CHANGE)
+	if (type == TLS_CONTENT_HANDSHAKE)
 		return tls_stream_fail(c, TLS_ALERT_UNEXPECTED_MESSAGE,
 				       "unexpected handshake message");
+	if (a->step != TLS_AWAIT_CHANGE)
+		return tls_stream_fail(c, TLS_ALERT_UNEXPECTED_MESSAGE,
+				       "unexpected ChangeCipherSpec");
 	if (content.len != 1 || bytes[0] != 1)
 		return tls_stream_fail(c, TLS_ALERT_DECODE_ERROR, "bad ChangeCipherSpec");
 	c->s->rd = a->keys;

@@ -4,7 +4,8 @@
  * of a client that is asked for no certificate. In TLS 1.3 that is a Finished,
  * which the server knows before it comes (RFC 8446 section 4.6.1). In TLS 1.2
  * (RFC 5246 section 7.3) it is the client's key share, from which the rest
- * follows, ChangeCipherSpec and Finished; to these the server answers.
+ * follows, ChangeCipherSpec and Finished; to these the server answers. A
+ * session that is resumed has its keys, so the last two are all.
  *
  * Plain data, like a struct tls_stream.
  */
@@ -55,6 +56,13 @@ size_t tls_await_seal(const struct tls_await *a, uint8_t *out);
 
 /* Lets a stream with the keys of application traffic wait for the Finished. */
 void tls_await_begin(struct tls_stream *s, struct tls_await *a);
+
+/*
+ * TLS 1.2, a resumed session: lets a stream with the keys of the connection wait for
+ * ChangeCipherSpec and Finished. verify_data is what that has to say.
+ */
+void tls_await_begin_resumed(struct tls_stream *s, struct tls_await *a,
+			     const uint8_t verify_data[TLS_EXCHANGE_VERIFY]);
 
 /* TLS 1.2: lets a stream without keys wait for the client's part of a->exchange. */
 void tls_await_begin_exchange(struct tls_stream *s, struct tls_await *a);

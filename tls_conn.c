@@ -281,16 +281,17 @@ int tls_conn_keep_certs(struct tls_conn *conn, const uint8_t *list, size_t len)
 	return keep_chain(conn, list, end);
 }
 
-/* Keeps what goes with the answer. Returns NULL without memory. */
-static struct tls_blob *keep_rest(struct tls_conn_await *await, const struct tls_engine_slot *slot)
+/* Keeps what goes with the answer. Returns false without memory. */
+static bool keep_rest(struct tls_conn_await *await, const struct tls_engine_slot *slot)
 {
 	const struct tls_engine_answer *answer = &slot->answer;
 	const struct tls_exchange *x = &answer->await.exchange;
+	size_t tickets = answer->out_len - answer->flight_len;
 
 	if (answer->state == TLS_SESSION_FORETOLD) {
-		await->tickets = tls_blob_new(slot->out + answer->flight_len,
-					      answer->out_len - answer->flight_len);
-		return await->tickets;
+		if (tickets > 0)
+			await->tickets = tls_blob_new(slot->out + answer->flight_len, tickets);
+		return tickets == 0 || await->tickets;
 	}
 	await->messages = tls_blob_new(slot->clear, x->messages_len + x->ticket.session_len);
 	if (await->messages)

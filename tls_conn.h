@@ -46,8 +46,9 @@ struct tls_watch_link {
 struct tls_conn_await {
 	struct tls_await stream;
 	struct tls_offer offer;
-	struct tls_blob *tickets;  /* TLS 1.3: records that go out before what the stream seals */
-	struct tls_blob *messages; /* TLS 1.2: what stream.messages points to */
+	/* TLS 1.3: records that go out before what the stream seals, or NULL. */
+	struct tls_blob *tickets;
+	struct tls_blob *messages; /* what stream.messages points to, or NULL */
 };
 
 struct tls_conn {

@@ -147,23 +147,35 @@ void tls_exchange_thread_end(void)
 /* ---- keys ---- */
 
 /* PRF(secret, label, digest of messages). */
-static bool derive(const struct tls_exchange *x, struct tls_kdf_bytes secret, const char *label,
+static bool derive(uint8_t hash, struct tls_kdf_bytes secret, const char *label,
 		   const uint8_t *digest, uint8_t *out, size_t len)
 {
-	size_t label_len = strlen(label), size = tls_kdf_hash_size(x->hash);
+	size_t label_len = strlen(label), size = tls_kdf_hash_size(hash);
 	uint8_t seed[32 + TLS_KDF_MAX_HASH];
 	struct tls_kdf_bytes with = {seed, label_len + size};
 
 	memcpy(seed, label, label_len);
 	memcpy(seed + label_len, digest, size);
-	return tls_kdf_prf(x->hash, secret, with, out, len) == 0;
+	return tls_kdf_prf(hash, secret, with, out, len) == 0;
 }
 
-static bool derive_from_master(const struct tls_exchange *x, const char *label,
-			       const uint8_t *digest, uint8_t *verify_data)
+/* The content of a Finished. */
+static bool derive_finished(uint8_t hash, const uint8_t *master, const char *label,
+			    const uint8_t *digest, uint8_t *verify_data)
 {
-	return derive(x, (struct tls_kdf_bytes){x->master, sizeof(x->master)}, label, digest,
+	return derive(hash, (struct tls_kdf_bytes){master, TLS_EXCHANGE_MASTER}, label, digest,
 		      verify_data, TLS_EXCHANGE_VERIFY);
+}
+
+int tls_exchange_resumed(uint8_t hash, const uint8_t *master, struct tls_kdf_bytes messages,
+			 uint8_t verify_data[TLS_EXCHANGE_VERIFY])
+{
+	uint8_t digest[TLS_KDF_MAX_HASH];
+
+	return tls_kdf_hash(hash, &messages, 1, digest) == 0 &&
+			       derive_finished(hash, master, "client finished", digest, verify_data)
+		       ? 0
+		       : -1;
 }
 
 int tls_exchange_keys(struct tls_exchange *x, const uint8_t *messages, const uint8_t *key_exchange,
@@ -181,8 +193,9 @@ int tls_exchange_keys(struct tls_exchange *x, const uint8_t *messages, const uin
 	ok = share_secret(x->private_key, x->public_key, key_exchange + TLS_EXCHANGE_HEADER + 1,
 			  secret, alert) &&
 	     tls_kdf_hash(x->hash, pieces, 2, digest) == 0 &&
-	     derive(x, premaster, "extended master secret", digest, x->master, sizeof(x->master)) &&
-	     derive_from_master(x, "client finished", digest, verify_data) &&
+	     derive(x->hash, premaster, "extended master secret", digest, x->master,
+		    sizeof(x->master)) &&
+	     derive_finished(x->hash, x->master, "client finished", digest, verify_data) &&
 	     tls_record_keys_1_2(client, server, x->aead, x->hash, x->master, x->client_random,
 				 x->server_random) == 0;
 	OPENSSL_cleanse(secret, sizeof(secret));
@@ -248,7 +261,8 @@ size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
 					       {ticket, ticket_len}};
 
 	ok = ok && tls_kdf_hash(x->hash, pieces, 4, digest) == 0 &&
-	     derive_from_master(x, "server finished", digest, own + TLS_EXCHANGE_HEADER);
+	     derive_finished(x->hash, x->master, "server finished", digest,
+			     own + TLS_EXCHANGE_HEADER);
 	put(put(own, MESSAGE_FINISHED, 1), TLS_EXCHANGE_VERIFY, 3);
 	if (ticket_len > 0)
 		len = tls_record_put(TLS_CONTENT_HANDSHAKE, ticket, ticket_len, out);

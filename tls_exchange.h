@@ -56,6 +56,14 @@ struct tls_exchange {
 bool tls_exchange_works(void);
 
 /*
+ * What the Finished of a client says whose session is resumed, since it comes last (RFC 5246
+ * section 7.4.9): messages are all before it, the server's Finished among them; hash is the PRF's.
+ * Returns 0, or -1 when libcrypto fails.
+ */
+int tls_exchange_resumed(uint8_t hash, const uint8_t *master, struct tls_kdf_bytes messages,
+			 uint8_t verify_data[TLS_EXCHANGE_VERIFY]);
+
+/*
  * Takes the ClientKeyExchange, whose form was checked, and makes both directions' keys and what the
  * client's Finished has to say. messages has the handshake messages before it, of messages_len
  * bytes. Returns 0, or -1 with the alert to send.

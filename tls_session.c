@@ -618,17 +618,32 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 	return TLS_SESSION_FORETOLD;
 }
 
-/* True if nothing but the client's part of a key exchange can come, and nothing of that has come.
- */
-static bool can_exchange(const struct tls_session *s, const struct tls_session_io *io)
+/* True for a TLS 1.2 server that has said its part, to a client of which nothing but a ClientHello
+ * has come. */
+static bool can_leave_1_2(const struct tls_session *s, const struct tls_session_io *io)
 {
-	bool has_all = io->messages_len > 0 && !io->messages_cut &&
-		       io->messages[0] == SSL3_MT_CLIENT_HELLO;
-
 	return s->role == TLS_ROLE_SERVER && SSL_version(s->ssl) == TLS1_2_VERSION &&
-	       exchange_works && !SSL_session_reused(s->ssl) && !asks_for_certificate(s) &&
-	       !io->keylog_mode && has_all && BIO_ctrl_pending(s->in) == 0 &&
-	       !SSL_has_pending(s->ssl) && BIO_ctrl_pending(s->out) <= io->out_size;
+	       io->messages_len > 0 && io->messages[0] == SSL3_MT_CLIENT_HELLO &&
+	       !io->messages_cut && BIO_ctrl_pending(s->in) == 0 && !SSL_has_pending(s->ssl) &&
+	       BIO_ctrl_pending(s->out) <= io->out_size;
+}
+
+/* A session of TLS 1.2 is resumed: nothing is missing but the client's Finished, which follows from
+ * the messages before it. */
+static enum tls_session_state session_foretell_resumed(struct tls_session *s,
+						       struct tls_session_io *io)
+{
+	struct tls_kdf_bytes messages = {io->messages, io->messages_len};
+	uint8_t verify_data[TLS_EXCHANGE_VERIFY];
+
+	if (!tls_traffic_foretell_resumed(&s->traffic, s->ssl, messages, io->stream, verify_data))
+		return session_wait(s, io);
+	fill_info(s, io);
+	drain(s, io);
+	io->flight_len = io->out_len;
+	tls_await_begin_resumed(io->stream, io->await, verify_data);
+	*io->offer = s->offer;
+	return TLS_SESSION_FORETOLD;
 }
 
 /*
@@ -658,12 +673,15 @@ static enum tls_session_state session_exchange(struct tls_session *s, struct tls
 static enum tls_session_state session_leave(struct tls_session *s, struct tls_session_io *io,
 					    bool knew_finished)
 {
-	enum tls_session_state state = TLS_SESSION_HANDSHAKE;
+	bool can_leave = can_leave_1_2(s, io);
+	enum tls_session_state state;
 
 	/* Once only: later a part of the client's message may be inside. */
 	if (!knew_finished && can_foretell(s, io))
 		state = session_foretell(s, io);
-	else if (can_exchange(s, io))
+	else if (can_leave && SSL_session_reused(s->ssl))
+		state = session_foretell_resumed(s, io);
+	else if (can_leave && exchange_works && !asks_for_certificate(s) && !io->keylog_mode)
 		state = session_exchange(s, io);
 	else
 		return session_wait(s, io);

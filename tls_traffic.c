@@ -232,6 +232,22 @@ size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_aw
 	return len;
 }
 
+bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl,
+				  struct tls_kdf_bytes messages, struct tls_stream *stream,
+				  uint8_t verify_data[TLS_EXCHANGE_VERIFY])
+{
+	uint8_t master[TLS_EXCHANGE_MASTER];
+	bool ok = SSL_get_state(ssl) == TLS_ST_SW_FINISHED &&
+		  SSL_SESSION_get_master_key(SSL_get_session(ssl), master, sizeof(master)) ==
+			  sizeof(master) &&
+		  tls_exchange_resumed(prf_hash_of(SSL_get_current_cipher(ssl)), master, messages,
+				       verify_data) == 0 &&
+		  tls_traffic_stream(t, ssl, stream);
+
+	OPENSSL_cleanse(master, sizeof(master));
+	return ok;
+}
+
 /* ---- the end of a TLS 1.2 handshake ---- */
 
 /* This end's key for the exchange, if it is one of X25519. */

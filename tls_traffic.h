@@ -54,6 +54,15 @@ size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_aw
 			    uint8_t *record);
 
 /*
+ * The same for a session of TLS 1.2 that is resumed, once OpenSSL has said its Finished: fills in
+ * the stream, and verify_data with what the client's has to say. Returns false if it cannot be
+ * known, or if this connection cannot do without the SSL object; the stream is wiped then.
+ */
+bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl,
+				  struct tls_kdf_bytes messages, struct tls_stream *stream,
+				  uint8_t verify_data[TLS_EXCHANGE_VERIFY]);
+
+/*
  * Fills in what ends a handshake of TLS 1.2 without the SSL object, which has just said
  * ServerHelloDone: all but the messages and the ticket. Returns false if this handshake needs
  * OpenSSL; the caller wipes x.

@@ -487,12 +487,57 @@ class Direction13:
         return inner[-1], inner[:-1]
 
 
+def _prf(secret: bytes, label: str, seed: bytes, size: int, digest: str) -> bytes:
+    """RFC 5246, section 5."""
+    seed = label.encode() + seed
+    out, link = b"", seed
+    while len(out) < size:
+        link = hmac.digest(secret, link, digest)
+        out += hmac.digest(secret, link + seed, digest)
+    return out[:size]
+
+
+class Direction12:
+    """A client's or a server's keys of TLS 1.2 with an AEAD suite (RFC 5246, 5288, 7905)."""
+
+    def __init__(self, master: bytes, suite: str, client_random: bytes, server_random: bytes, *, client: bool):
+        self.chacha = "CHACHA20" in suite
+        size, salt = 16 if "AES128" in suite else 32, 12 if self.chacha else 4
+        digest = "sha384" if suite.endswith("SHA384") else "sha256"
+        block = _prf(master, "key expansion", server_random + client_random, 2 * (size + salt), digest)
+        at = 0 if client else 1
+        key = block[at * size:(at + 1) * size]
+        self.iv = block[2 * size + at * salt:][:salt]
+        self.aead = ChaCha20Poly1305(key) if self.chacha else AESGCM(key)
+        self.sequence = 0
+
+    def _about(self, kind: int, size: int) -> bytes:
+        """What a record is authenticated with beside its content; the next one has another number."""
+        self.sequence += 1
+        return struct.pack("!QBHH", self.sequence - 1, kind, 0x0303, size)
+
+    def seal(self, kind: int, payload: bytes) -> bytes:
+        number = self.sequence.to_bytes(12 if self.chacha else 8, "big")
+        about = self._about(kind, len(payload))
+        if self.chacha:
+            nonce = bytes(a ^ b for a, b in zip(self.iv, number))
+            return record(kind, self.aead.encrypt(nonce, payload, about))
+        return record(kind, number + self.aead.encrypt(self.iv + number, payload, about))
+
+    def open(self, kind: int, payload: bytes) -> bytes:
+        """The content of a record."""
+        explicit, sealed = (b"", payload) if self.chacha else (payload[:8], payload[8:])
+        number = self.sequence.to_bytes(12, "big")
+        nonce = self.iv + explicit if explicit else bytes(a ^ b for a, b in zip(self.iv, number))
+        return self.aead.decrypt(nonce, sealed, self._about(kind, len(sealed) - 16))
+
+
 @contextmanager
-def logged_secrets(make_context: Callable[..., ssl.SSLContext], **more):
-    """A client's context for one TLS 1.3 handshake, and a dict that has its secrets afterwards."""
+def logged_secrets(make_context: Callable[..., ssl.SSLContext], low: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, **more):
+    """A client's context for one handshake, and a dict that has its secrets afterwards."""
     secrets: dict[str, bytes] = {}
     with tempfile.NamedTemporaryFile(suffix=".keylog") as keylog:
-        context = make_context(keylog=Path(keylog.name), low=ssl.TLSVersion.TLSv1_3, **more)
+        context = make_context(keylog=Path(keylog.name), low=low, **more)
         yield context, secrets
         text = Path(keylog.name).read_text()
     context.keylog_filename = None
