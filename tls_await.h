@@ -64,7 +64,8 @@ void tls_await_begin(struct tls_stream *s, struct tls_await *a);
 void tls_await_begin_resumed(struct tls_stream *s, struct tls_await *a,
 			     const uint8_t verify_data[TLS_EXCHANGE_VERIFY]);
 
-/* TLS 1.2: lets a stream without keys wait for the client's part of a->exchange. */
+/* TLS 1.2: lets a stream without keys wait for the client's part of a->exchange; all else of a is
+ * zero. */
 void tls_await_begin_exchange(struct tls_stream *s, struct tls_await *a);
 
 /* Like tls_stream_read(), while TLS_STREAM_AWAITS is set; a reply has TLS_AWAIT_REPLY_MAX bytes.

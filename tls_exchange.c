@@ -70,7 +70,10 @@ static EVP_PKEY *read_key(const uint8_t *public_key, const uint8_t *private_key)
 /* A share of small order gives zeros, which nobody may use (RFC 7748 section 6.1). */
 static uint8_t share_alert(void)
 {
-	return ERR_GET_REASON(ERR_peek_last_error()) == PROV_R_FAILED_DURING_DERIVATION
+	unsigned long error = ERR_peek_last_error();
+
+	return ERR_GET_LIB(error) == ERR_LIB_PROV &&
+			       ERR_GET_REASON(error) == PROV_R_FAILED_DURING_DERIVATION
 		       ? TLS_ALERT_ILLEGAL_PARAMETER
 		       : TLS_ALERT_INTERNAL_ERROR;
 }

@@ -582,6 +582,14 @@ static bool can_foretell(const struct tls_session *s, const struct tls_session_i
 	       BIO_ctrl_pending(s->out) < io->out_size / 2;
 }
 
+/* The engine is done with a handshake that the client is not: what is known of it goes along. */
+static void pass_on(struct tls_session *s, struct tls_session_io *io)
+{
+	fill_info(s, io);
+	drain(s, io);
+	*io->offer = s->offer;
+}
+
 /*
  * Ends the handshake before the client does (RFC 8446 section 4.6.1): the SSL object is given what
  * the client has to send, so that one request to the engine does, and nothing of the handshake
@@ -609,12 +617,10 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 		return session_fail(s, io, SSL_get_error(s->ssl, result));
 	}
 	s->done = true;
-	fill_info(s, io);
-	drain(s, io);
+	pass_on(s, io);
 	if (io->more || !tls_traffic_stream(&s->traffic, s->ssl, io->stream))
 		return session_starve(io);
 	tls_await_begin(io->stream, io->await);
-	*io->offer = s->offer;
 	return TLS_SESSION_FORETOLD;
 }
 
@@ -638,17 +644,15 @@ static enum tls_session_state session_foretell_resumed(struct tls_session *s,
 
 	if (!tls_traffic_foretell_resumed(&s->traffic, s->ssl, messages, io->stream, verify_data))
 		return session_wait(s, io);
-	fill_info(s, io);
-	drain(s, io);
+	pass_on(s, io);
 	io->flight_len = io->out_len;
 	tls_await_begin_resumed(io->stream, io->await, verify_data);
-	*io->offer = s->offer;
 	return TLS_SESSION_FORETOLD;
 }
 
 /*
  * Leaves the rest of a TLS 1.2 handshake to whoever reads the client's messages, with this end's
- * key for it, so that one request to the engine does. Nothing of it stays in the SSL object.
+ * key for it, so that one request to the engine does.
  */
 static enum tls_session_state session_exchange(struct tls_session *s, struct tls_session_io *io)
 {
@@ -662,10 +666,8 @@ static enum tls_session_state session_exchange(struct tls_session *s, struct tls
 		return session_wait(s, io);
 	x->messages_len = (uint32_t)len;
 	io->messages_len += x->ticket.session_len;
-	fill_info(s, io);
-	drain(s, io);
+	pass_on(s, io);
 	tls_await_begin_exchange(io->stream, io->await);
-	*io->offer = s->offer;
 	return TLS_SESSION_EXCHANGE;
 }
 

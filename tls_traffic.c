@@ -52,10 +52,12 @@ void tls_traffic_count(struct tls_traffic *t, const SSL *ssl, int sent, int type
 	bool is_1_3 = SSL_version(ssl) == TLS1_3_VERSION;
 	uint64_t *count = sent ? &t->sealed : &t->opened;
 
-	if (type == SSL3_RT_HEADER)
+	if (type == SSL3_RT_HEADER) {
+		t->peer_was_last = !sent;
 		*count = !is_1_3 && first == TLS_CONTENT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
-	else if (type == SSL3_RT_HANDSHAKE && is_1_3 && first == SSL3_MT_FINISHED)
+	} else if (type == SSL3_RT_HANDSHAKE && is_1_3 && first == SSL3_MT_FINISHED) {
 		*count = 0;
+	}
 }
 
 /* Extensions of a ServerHello that change nothing after it, and the two that are kept here. */
@@ -237,7 +239,7 @@ bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl,
 				  uint8_t verify_data[TLS_EXCHANGE_VERIFY])
 {
 	uint8_t master[TLS_EXCHANGE_MASTER];
-	bool ok = SSL_get_state(ssl) == TLS_ST_SW_FINISHED &&
+	bool ok = SSL_get_state(ssl) == TLS_ST_SW_FINISHED && !t->peer_was_last &&
 		  SSL_SESSION_get_master_key(SSL_get_session(ssl), master, sizeof(master)) ==
 			  sizeof(master) &&
 		  tls_exchange_resumed(prf_hash_of(SSL_get_current_cipher(ssl)), master, messages,
@@ -269,10 +271,11 @@ bool tls_traffic_exchange(const struct tls_traffic *t, SSL *ssl, struct tls_exch
 	const SSL_CIPHER *cipher = SSL_get_pending_cipher(ssl);
 
 	memset(x, 0, sizeof(*x));
+	if (SSL_get_state(ssl) != TLS_ST_SW_SRVR_DONE || t->peer_was_last || !t->plain_hello)
+		return false;
 	x->aead = aead_of(cipher);
 	x->hash = prf_hash_of(cipher);
-	return SSL_get_state(ssl) == TLS_ST_SW_SRVR_DONE && t->plain_hello &&
-	       x->aead != TLS_AEAD_NONE && SSL_CIPHER_get_kx_nid(cipher) == NID_kx_ecdhe &&
+	return x->aead != TLS_AEAD_NONE && SSL_CIPHER_get_kx_nid(cipher) == NID_kx_ecdhe &&
 	       SSL_get_client_random(ssl, x->client_random, sizeof(x->client_random)) ==
 		       sizeof(x->client_random) &&
 	       SSL_get_server_random(ssl, x->server_random, sizeof(x->server_random)) ==

@@ -18,6 +18,7 @@
 /* Owner: the session, which wipes it. All zero at the start. */
 struct tls_traffic {
 	uint64_t sealed, opened; /* records since the keys of that direction changed */
+	bool peer_was_last;      /* the last record was the peer's, or the begin of one */
 	bool has_nonce;
 	uint8_t nonce[8]; /* TLS 1.2 GCM: explicit nonce of our first sealed record */
 	bool plain_hello, promises_ticket; /* the ServerHello: tls_traffic_note_hello() */

@@ -10,6 +10,7 @@
 
 #include <openssl/ec.h>
 #include <openssl/evp.h>
+#include <openssl/rsa.h>
 #include <openssl/x509.h>
 
 size_t unhex(const char *digits, uint8_t *out)
@@ -25,16 +26,12 @@ size_t unhex(const char *digits, uint8_t *out)
 	return n;
 }
 
-void make_identity(SSL_CTX *ctx)
+/* Takes the key. */
+static void use_key(SSL_CTX *ctx, EVP_PKEY *key)
 {
-	EVP_PKEY_CTX *gen = EVP_PKEY_CTX_new_id(EVP_PKEY_EC, NULL);
 	X509_NAME *name = X509_NAME_new();
 	X509 *cert = X509_new();
-	EVP_PKEY *key = NULL;
 
-	assert_true(EVP_PKEY_keygen_init(gen) > 0);
-	assert_true(EVP_PKEY_CTX_set_ec_paramgen_curve_nid(gen, NID_X9_62_prime256v1) > 0);
-	assert_true(EVP_PKEY_keygen(gen, &key) > 0);
 	X509_set_version(cert, 2);
 	ASN1_INTEGER_set(X509_get_serialNumber(cert), 1);
 	X509_gmtime_adj(X509_getm_notBefore(cert), -3600);
@@ -50,5 +47,28 @@ void make_identity(SSL_CTX *ctx)
 	assert_int_equal(SSL_CTX_use_PrivateKey(ctx, key), 1);
 	X509_free(cert);
 	EVP_PKEY_free(key);
+}
+
+void make_identity(SSL_CTX *ctx)
+{
+	EVP_PKEY_CTX *gen = EVP_PKEY_CTX_new_id(EVP_PKEY_EC, NULL);
+	EVP_PKEY *key = NULL;
+
+	assert_true(EVP_PKEY_keygen_init(gen) > 0);
+	assert_true(EVP_PKEY_CTX_set_ec_paramgen_curve_nid(gen, NID_X9_62_prime256v1) > 0);
+	assert_true(EVP_PKEY_keygen(gen, &key) > 0);
 	EVP_PKEY_CTX_free(gen);
+	use_key(ctx, key);
+}
+
+void make_rsa_identity(SSL_CTX *ctx)
+{
+	EVP_PKEY_CTX *gen = EVP_PKEY_CTX_new_id(EVP_PKEY_RSA, NULL);
+	EVP_PKEY *key = NULL;
+
+	assert_true(EVP_PKEY_keygen_init(gen) > 0);
+	assert_true(EVP_PKEY_CTX_set_rsa_keygen_bits(gen, 1024) > 0);
+	assert_true(EVP_PKEY_keygen(gen, &key) > 0);
+	EVP_PKEY_CTX_free(gen);
+	use_key(ctx, key);
 }

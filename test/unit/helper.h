@@ -14,4 +14,7 @@ size_t unhex(const char *digits, uint8_t *out);
 /* Gives ctx a new key, ECDSA P-256, and its own certificate for it. */
 void make_identity(SSL_CTX *ctx);
 
+/* The same with a key of RSA, 1024 bits: for security level 1, made in no time. */
+void make_rsa_identity(SSL_CTX *ctx);
+
 #endif

@@ -325,6 +325,7 @@ static void test_unknown_hashes(void **state)
 		assert_int_equal(tls_kdf_hash_size(hashes[i]), 0);
 		assert_int_equal(tls_kdf_hmac(hashes[i], text("salt"), text("secret"), out), -1);
 		assert_int_equal(tls_kdf_finished(hashes[i], secret, secret, out), -1);
+		assert_int_equal(tls_kdf_hash(hashes[i], NULL, 0, out), -1);
 		for (size_t len = 0; len < 40; len++)
 			assert_int_equal(expand_sizes(hashes[i], 5, 5, out, len), -1);
 		if (hashes[i] != TLS_PRF_MD5_SHA1)
@@ -453,6 +454,42 @@ static void test_prf(void **state)
 	}
 }
 
+/* ---- the hash of pieces ---- */
+
+/* However a text is cut, and whatever was hashed before, it is the text's hash: FIPS 180-4. */
+static void test_hash(void **state)
+{
+	static const char whole[] = "abcdefghbcdefghicdefghijdefghijkefghijklfghijklm";
+	uint8_t want[EVP_MAX_MD_SIZE], out[EVP_MAX_MD_SIZE];
+	size_t len = strlen(whole);
+
+	(void)state;
+	for (size_t cut = 0; cut <= len; cut++) {
+		for (uint8_t hash = TLS_PRF_SHA256; hash <= TLS_PRF_SHA384; hash++) {
+			const EVP_MD *md = hash == TLS_PRF_SHA256 ? EVP_sha256() : EVP_sha384();
+			const struct tls_kdf_bytes pieces[] = {
+				{whole, cut}, NONE, {whole + cut, len - cut}, {whole, len}};
+
+			/* all of them, none, and those that are the text */
+			for (size_t count = 0; count <= COUNT(pieces); count++) {
+				char text[128] = "";
+				size_t text_len = 0;
+
+				for (size_t i = 0; i < count; text_len += pieces[i++].len)
+					if (pieces[i].len > 0)
+						memcpy(text + text_len, pieces[i].data,
+						       pieces[i].len);
+				memset(out, 0xee, sizeof(out));
+				assert_int_equal(tls_kdf_hash(hash, pieces, count, out), 0);
+				assert_int_equal(EVP_Digest(text, text_len, want, NULL, md, NULL),
+						 1);
+				assert_memory_equal(out, want, tls_kdf_hash_size(hash));
+				assert_int_equal(out[tls_kdf_hash_size(hash)], 0xee);
+			}
+		}
+	}
+}
+
 /* ---- libcrypto fails ---- */
 
 enum function { EXTRACT, FINISHED, EXPAND, PRF_SHA256, PRF_SHA384, PRF_MD5_SHA1, FUNCTIONS };
@@ -551,12 +588,13 @@ static void test_forget(void **state)
 
 static void *end_and_go_on(void *arg)
 {
-	uint8_t a[100] = {0}, b[100] = {0};
+	uint8_t a[100] = {0}, b[100] = {0}, block[TLS_KDF_MAX_HASH];
 	long different = 0;
 
 	tls_kdf_thread_end();
 	for (int function = EXTRACT; function < FUNCTIONS; function++) {
 		different += call(function, a);
+		different += tls_kdf_hash(TLS_PRF_SHA256 + function % 2, NULL, 0, block);
 		tls_kdf_thread_end();
 		tls_kdf_thread_end();
 		different += call(function, b);
@@ -1883,6 +1921,7 @@ int main(void)
 		cmocka_unit_test(test_keys_in_a_row),
 		cmocka_unit_test(test_empty_secret),
 		cmocka_unit_test(test_prf),
+		cmocka_unit_test(test_hash),
 		cmocka_unit_test(test_libcrypto_fails),
 #if TLS_HAVE_EVP_MAC
 		cmocka_unit_test(test_forget_wipes),

@@ -496,6 +496,72 @@ static void test_peek(void **state)
 	}
 }
 
+/* RFC 5246 section 6.2.1: a record of a handshake that is not protected yet. */
+static void test_peek_clear(void **state)
+{
+	static const struct {
+		const char *header;
+		int want;
+		uint8_t alert;
+		size_t size;
+	} rows[] = {
+		{"140303000101", 1, 0, 6},
+		{"15030300020100", 1, 0, 7},
+		{"1603030000", 1, 0, 5},
+		{"160303000100ff", 1, 0, 6},
+		{"1603034000", 0, 0, 16389},
+		{"1603030001", 0, 0, 6},
+		{"16030300", 0, 0, 0},
+		{"", 0, 0, 0},
+		{"1603034001", -1, TLS_ALERT_RECORD_OVERFLOW, 0},
+		{"160303ffff", -1, TLS_ALERT_RECORD_OVERFLOW, 0},
+		{"1603010001", -1, TLS_ALERT_PROTOCOL_VERSION, 0},
+		{"1603040001", -1, TLS_ALERT_PROTOCOL_VERSION, 0},
+		{"1602030001", -1, TLS_ALERT_PROTOCOL_VERSION, 0},
+		{"1703030001", -1, TLS_ALERT_UNEXPECTED_MESSAGE, 0},
+		{"1303030001", -1, TLS_ALERT_UNEXPECTED_MESSAGE, 0},
+		{"4f5054494f", -1, TLS_ALERT_UNEXPECTED_MESSAGE, 0}, /* OPTIO */
+	};
+	struct tls_record_header h;
+	uint8_t buf[16], alert;
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(rows); i++) {
+		size_t n = unhex(rows[i].header, buf);
+
+		alert = 0;
+		h.size = 99;
+		assert_int_equal(tls_record_peek_clear(buf, n, &h, &alert), rows[i].want);
+		assert_int_equal(alert, rows[i].alert);
+		assert_int_equal(h.size, rows[i].size);
+		assert_int_equal(h.type, h.size > 0 ? buf[0] : 0);
+	}
+}
+
+/* What is put is found again. */
+static void test_put(void **state)
+{
+	static const size_t lengths[] = {1, 2, 255, 256, 257, TLS_RECORD_MAX_PLAIN};
+	static uint8_t in[TLS_RECORD_MAX_PLAIN];
+	struct tls_record_header h;
+	uint8_t alert;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(in); i++)
+		in[i] = (uint8_t)(i * 7);
+	for (size_t i = 0; i < COUNT(lengths); i++) {
+		size_t size = TLS_RECORD_HEADER + lengths[i];
+		uint8_t *out = malloc(size);
+
+		assert_int_equal(tls_record_put(TLS_CONTENT_HANDSHAKE, in, lengths[i], out), size);
+		assert_int_equal(tls_record_peek_clear(out, size, &h, &alert), 1);
+		assert_int_equal(h.type, TLS_CONTENT_HANDSHAKE);
+		assert_int_equal(h.size, size);
+		assert_memory_equal(out + TLS_RECORD_HEADER, in, lengths[i]);
+		free(out);
+	}
+}
+
 /*
  * Seals a TLS 1.3 record whose inner plaintext is just what is given: with the type 0
  * tls_record_seal() adds a zero at the end, which is padding to the reader.
@@ -757,6 +823,7 @@ int main(void)
 		cmocka_unit_test(test_key_update),   cmocka_unit_test(test_tls12_records),
 		cmocka_unit_test(test_bad_keys),     cmocka_unit_test(test_round_trips),
 		cmocka_unit_test(test_damage),       cmocka_unit_test(test_peek),
+		cmocka_unit_test(test_peek_clear),   cmocka_unit_test(test_put),
 		cmocka_unit_test(test_padding),      cmocka_unit_test(test_inner_limits),
 		cmocka_unit_test(test_sequence_end), cmocka_unit_test(test_unknown_keys),
 		cmocka_unit_test(test_nonces),       cmocka_unit_test(test_explicit_nonce),

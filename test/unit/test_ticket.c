@@ -297,6 +297,85 @@ static void test_files_of_two_machines(void **state)
 	tls_ticket_keys_unref(three);
 }
 
+/* ---- keys of one ticket ---- */
+
+static bool same(const uint8_t *a, const uint8_t *b, size_t len)
+{
+	return memcmp(a, b, len) == 0;
+}
+
+/* Seals what tls_ticket_prepare() is for elsewhere. */
+static void seal_prepared(const struct tls_exchange_ticket *p, struct ticket *t)
+{
+	EVP_CIPHER_CTX *cipher = EVP_CIPHER_CTX_new();
+	unsigned code_len;
+	int len;
+
+	memcpy(t->name, p->name, sizeof(t->name));
+	memcpy(t->iv, p->iv, sizeof(t->iv));
+	assert_int_equal(EVP_EncryptInit_ex(cipher, EVP_aes_256_cbc(), NULL, p->cipher_key, p->iv),
+			 1);
+	assert_int_equal(EVP_EncryptUpdate(cipher, t->sealed, &len, text, sizeof(text)), 1);
+	EVP_CIPHER_CTX_free(cipher);
+	assert_non_null(HMAC(EVP_sha256(), p->mac_key, sizeof(p->mac_key), text, sizeof(text),
+			     t->code, &code_len));
+	t->code_len = code_len;
+}
+
+/* Who knows the keys of one ticket knows those of no other. */
+static void test_each_ticket_has_keys(void **state)
+{
+	struct tls_ticket_keys *keys = tls_ticket_keys_new();
+	struct tls_exchange_ticket one = {.lifetime = 1}, two = one;
+	struct ticket t, sealed;
+
+	(void)state;
+	seal(keys, 5, &t);
+	assert_true(tls_ticket_prepare(keys, 5, &one));
+	assert_true(tls_ticket_prepare(keys, 6, &two));
+	assert_memory_equal(one.name, t.name, sizeof(t.name));
+	assert_memory_equal(two.name, t.name, sizeof(t.name));
+	assert_false(same(one.iv, two.iv, sizeof(one.iv)));
+	assert_false(same(one.cipher_key, two.cipher_key, sizeof(one.cipher_key)));
+	assert_false(same(one.mac_key, two.mac_key, sizeof(one.mac_key)));
+	assert_false(same(one.cipher_key, one.mac_key, sizeof(one.mac_key)));
+	seal_prepared(&one, &sealed);
+	assert_int_equal(open_ticket(keys, 7, &sealed), 1);
+	seal_prepared(&two, &sealed);
+	assert_int_equal(open_ticket(keys, TLS_TICKET_LIFETIME, &sealed), 1);
+	/* A key is followed by another one here, too. */
+	assert_true(tls_ticket_prepare(keys, 5 + TLS_TICKET_RENEW, &two));
+	assert_false(same(one.name, two.name, sizeof(one.name)));
+	assert_int_equal(open_ticket(keys, 5 + TLS_TICKET_RENEW, &sealed), 2);
+	tls_ticket_keys_unref(keys);
+}
+
+/* HKDF-Expand-Label(key, "ser ticket", iv): as long as machines with other releases of this module
+ * are to open the tickets, it stays. RFC 5869 section 2.3. */
+static void test_keys_of_a_ticket(void **state)
+{
+	struct tls_report report;
+	struct tls_ticket_keys *keys = read_text(K1, 0600, &report);
+	struct tls_exchange_ticket p;
+	uint8_t secret[TLS_TICKET_SECRET], info[2 + 1 + 10 + 1 + 16] = "\0\x40\x0aser ticket\x10";
+	uint8_t block[32 + sizeof(info) + 1], want[64];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(secret); i++)
+		secret[i] = (const uint8_t[]){0x01, 0x23, 0xab, 0xcd}[i % 4];
+	assert_true(tls_ticket_prepare(keys, 0, &p));
+	memcpy(info + 14, p.iv, sizeof(p.iv));
+	memcpy(block + 32, info, sizeof(info));
+	block[32 + sizeof(info)] = 1;
+	HMAC(EVP_sha256(), secret, sizeof(secret), block + 32, sizeof(info) + 1, want, NULL);
+	memcpy(block, want, 32);
+	block[32 + sizeof(info)] = 2;
+	HMAC(EVP_sha256(), secret, sizeof(secret), block, sizeof(block), want + 32, NULL);
+	assert_memory_equal(p.cipher_key, want, sizeof(p.cipher_key));
+	assert_memory_equal(p.mac_key, want + 32, sizeof(p.mac_key));
+	tls_ticket_keys_unref(keys);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -308,6 +387,8 @@ int main(void)
 		cmocka_unit_test(test_too_many_keys),
 		cmocka_unit_test(test_file_that_others_can_read),
 		cmocka_unit_test(test_files_of_two_machines),
+		cmocka_unit_test(test_each_ticket_has_keys),
+		cmocka_unit_test(test_keys_of_a_ticket),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
