@@ -6,9 +6,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define AWAIT_HEADER              4 /* type and length of a message, RFC 8446 section 4 */
-#define AWAIT_CLIENT_KEY_EXCHANGE 16
-#define AWAIT_MESSAGE_FINISHED    20
+_Static_assert(TLS_EXCHANGE_MESSAGE <= TLS_AWAIT_MESSAGE, "room for a ClientKeyExchange");
 
 void tls_await_wipe(struct tls_await *a)
 {
@@ -21,11 +19,11 @@ int tls_await_init(struct tls_await *a, uint8_t aead, uint8_t hash, const uint8_
 	size_t size = tls_kdf_hash_size(hash);
 
 	memset(a, 0, sizeof(*a));
-	a->expected[0] = AWAIT_MESSAGE_FINISHED;
+	a->expected[0] = TLS_MESSAGE_FINISHED;
 	a->expected[3] = (uint8_t)size;
-	a->expected_len = (uint8_t)(AWAIT_HEADER + size);
+	a->expected_len = (uint8_t)(TLS_MESSAGE_HEADER + size);
 	if (tls_record_keys_1_3(&a->keys, aead, hash, secret, size) == 0 &&
-	    tls_kdf_finished(hash, secret, transcript, a->expected + AWAIT_HEADER) == 0)
+	    tls_kdf_finished(hash, secret, transcript, a->expected + TLS_MESSAGE_HEADER) == 0)
 		return 0;
 	tls_await_wipe(a);
 	return -1;
@@ -57,7 +55,7 @@ void tls_await_begin(struct tls_stream *s, struct tls_await *a)
 
 static void await_expect_1_2(struct tls_await *a)
 {
-	a->expected[0] = AWAIT_MESSAGE_FINISHED;
+	a->expected[0] = TLS_MESSAGE_FINISHED;
 	a->expected[3] = TLS_EXCHANGE_VERIFY;
 	a->expected_len = TLS_EXCHANGE_FINISHED;
 }
@@ -70,7 +68,7 @@ void tls_await_begin_resumed(struct tls_stream *s, struct tls_await *a,
 	a->keys = s->rd;
 	a->keys.seq = 0; /* what was counted so far was not protected */
 	await_expect_1_2(a);
-	memcpy(a->expected + AWAIT_HEADER, verify_data, TLS_EXCHANGE_VERIFY);
+	memcpy(a->expected + TLS_MESSAGE_HEADER, verify_data, TLS_EXCHANGE_VERIFY);
 	s->flags |= TLS_STREAM_AWAITS;
 }
 
@@ -110,7 +108,7 @@ static int await_end(struct tls_stream_call *c, struct tls_await *a)
 /* Adds a part of a message of len bytes, of which none may follow in the record: the next one comes
  * with other keys (RFC 8446 section 5.1). Returns 1 when it is whole, 0 when not yet, or -1. */
 static int await_part(struct tls_stream_call *c, struct tls_await *a, struct tls_kdf_bytes part,
-		      const uint8_t header[AWAIT_HEADER], size_t len)
+		      const uint8_t header[TLS_MESSAGE_HEADER], size_t len)
 {
 	size_t left = len - a->received_len, n = part.len < left ? part.len : left;
 
@@ -119,9 +117,9 @@ static int await_part(struct tls_stream_call *c, struct tls_await *a, struct tls
 	if (a->received[0] != header[0])
 		return tls_stream_fail(c, TLS_ALERT_UNEXPECTED_MESSAGE,
 				       "unexpected handshake message");
-	if (a->received_len < AWAIT_HEADER)
+	if (a->received_len < TLS_MESSAGE_HEADER)
 		return 0;
-	if (memcmp(a->received, header, AWAIT_HEADER) != 0)
+	if (memcmp(a->received, header, TLS_MESSAGE_HEADER) != 0)
 		return tls_stream_fail(c, TLS_ALERT_DECODE_ERROR,
 				       a->step == TLS_AWAIT_FINISHED
 					       ? "bad length of Finished"
@@ -151,19 +149,19 @@ static int await_finished(struct tls_stream_call *c, struct tls_await *a, struct
 static int await_key_exchange(struct tls_stream_call *c, struct tls_await *a,
 			      struct tls_kdf_bytes part)
 {
-	static const uint8_t header[AWAIT_HEADER] = {AWAIT_CLIENT_KEY_EXCHANGE, 0, 0,
-						     1 + TLS_EXCHANGE_KEY};
+	static const uint8_t header[TLS_MESSAGE_HEADER] = {TLS_MESSAGE_CLIENT_KEY_EXCHANGE, 0, 0,
+							   1 + TLS_EXCHANGE_KEY};
 	int rc = await_part(c, a, part, header, TLS_EXCHANGE_MESSAGE);
 	uint8_t alert;
 
 	if (rc <= 0)
 		return rc < 0 ? -1 : 1;
-	if (a->received[AWAIT_HEADER] != TLS_EXCHANGE_KEY)
+	if (a->received[TLS_MESSAGE_HEADER] != TLS_EXCHANGE_KEY)
 		return tls_stream_fail(c, TLS_ALERT_DECODE_ERROR, "bad length of a key share");
 	a->received_len = 0;
 	await_expect_1_2(a);
 	if (tls_exchange_keys(&a->exchange, a->messages, a->received, &a->keys, &c->s->wr,
-			      a->expected + AWAIT_HEADER, &alert) != 0)
+			      a->expected + TLS_MESSAGE_HEADER, &alert) != 0)
 		return tls_stream_fail(c, alert,
 				       alert == TLS_ALERT_INTERNAL_ERROR ? "cannot make the keys"
 									 : "bad key share");

@@ -16,7 +16,7 @@
 #include "tls_stream.h"
 
 /* The longest message, a Finished (RFC 8446 section 4.4.4), and a record that holds it. */
-#define TLS_AWAIT_MESSAGE (4 + TLS_KDF_MAX_HASH)
+#define TLS_AWAIT_MESSAGE (TLS_MESSAGE_HEADER + TLS_KDF_MAX_HASH)
 #define TLS_AWAIT_RECORD  (TLS_AWAIT_MESSAGE + TLS_RECORD_OVERHEAD)
 
 /* Room that tls_await_read() may need for a reply. */
@@ -34,8 +34,9 @@ struct tls_await {
 	/* The client's keys that are in use later. TLS 1.3: those of application traffic, while the
 	 * stream has those of the handshake messages. TLS 1.2: from TLS_AWAIT_CHANGE on. */
 	struct tls_record_keys keys;
-	uint8_t step;                                                     /* enum tls_await_step */
-	uint8_t expected[TLS_AWAIT_MESSAGE], received[TLS_AWAIT_MESSAGE]; /* the Finished */
+	uint8_t step; /* enum tls_await_step */
+	/* The Finished; what has come of the message that is due. */
+	uint8_t expected[TLS_AWAIT_MESSAGE], received[TLS_AWAIT_MESSAGE];
 	uint8_t expected_len, received_len;
 	/* TLS 1.2 only. The messages, and the session after them, are borrowed. */
 	struct tls_exchange exchange;

@@ -14,14 +14,12 @@
 
 #include <string.h>
 
-/* RFC 5246 section 7.4, RFC 5077 section 3.3 */
-#define MESSAGE_TICKET   4
-#define MESSAGE_FINISHED 20
+#define MAX_LABEL 22 /* "extended master secret" */
 
 #define CIPHER_BLOCK 16
 #define TICKET_MAC   32
 /* A message's header, lifetime and length of the ticket, its key's name and iv. */
-#define TICKET_HEAD (TLS_EXCHANGE_HEADER + 4 + 2 + 16 + 16)
+#define TICKET_HEAD (TLS_MESSAGE_HEADER + 4 + 2 + 16 + 16)
 
 #define TICKET_MAX (TICKET_HEAD + TLS_EXCHANGE_SESSION + CIPHER_BLOCK + TICKET_MAC)
 
@@ -96,29 +94,49 @@ static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, 
 	return ok;
 }
 
+/* libcrypto's own function for raw keys leaves a copy of a private one in memory that it frees. */
+static bool write_key(const EVP_PKEY *key, const char *part, uint8_t *out)
+{
+	size_t len;
+
+	return EVP_PKEY_get_octet_string_param(key, part, out, TLS_EXCHANGE_KEY, &len) == 1 &&
+	       len == TLS_EXCHANGE_KEY;
+}
+
+bool tls_exchange_take_key(struct tls_exchange *x, const EVP_PKEY *key)
+{
+	return EVP_PKEY_is_a(key, "X25519") &&
+	       write_key(key, OSSL_PKEY_PARAM_PRIV_KEY, x->private_key) &&
+	       write_key(key, OSSL_PKEY_PARAM_PUB_KEY, x->public_key);
+}
+
+static void forget_reader(void)
+{
+	EVP_PKEY_CTX_free(reader);
+	reader = NULL;
+}
+
 /* With the base point as the peer's key the secret is the own public key. */
 bool tls_exchange_works(void)
 {
 	static const uint8_t base_point[TLS_EXCHANGE_KEY] = {9};
 	EVP_PKEY *key = EVP_PKEY_Q_keygen(NULL, NULL, "X25519");
-	uint8_t own[TLS_EXCHANGE_KEY], public_key[TLS_EXCHANGE_KEY], secret[TLS_EXCHANGE_KEY];
-	size_t own_len = sizeof(own), public_len = sizeof(public_key);
-	uint8_t alert;
-	bool ok = key && EVP_PKEY_get_raw_private_key(key, own, &own_len) == 1 &&
-		  EVP_PKEY_get_raw_public_key(key, public_key, &public_len) == 1 &&
-		  share_secret(own, public_key, base_point, secret, &alert) &&
-		  memcmp(secret, public_key, sizeof(secret)) == 0;
+	uint8_t secret[TLS_EXCHANGE_KEY], alert;
+	struct tls_exchange x;
+	bool ok = key && tls_exchange_take_key(&x, key) &&
+		  share_secret(x.private_key, x.public_key, base_point, secret, &alert) &&
+		  memcmp(secret, x.public_key, sizeof(secret)) == 0;
 
 	EVP_PKEY_free(key);
-	OPENSSL_cleanse(own, sizeof(own));
+	forget_reader(); /* who asks this may never read a key again */
+	OPENSSL_cleanse(&x, sizeof(x));
 	ERR_clear_error();
 	return ok;
 }
 
 void tls_exchange_thread_end(void)
 {
-	EVP_PKEY_CTX_free(reader);
-	reader = NULL;
+	forget_reader();
 	tls_record_thread_end();
 }
 
@@ -132,6 +150,13 @@ static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, 
 	(void)peer;
 	(void)secret;
 	*alert = TLS_ALERT_INTERNAL_ERROR;
+	return false;
+}
+
+bool tls_exchange_take_key(struct tls_exchange *x, const EVP_PKEY *key)
+{
+	(void)x;
+	(void)key;
 	return false;
 }
 
@@ -154,9 +179,11 @@ static bool derive(uint8_t hash, struct tls_kdf_bytes secret, const char *label,
 		   const uint8_t *digest, uint8_t *out, size_t len)
 {
 	size_t label_len = strlen(label), size = tls_kdf_hash_size(hash);
-	uint8_t seed[32 + TLS_KDF_MAX_HASH];
+	uint8_t seed[MAX_LABEL + TLS_KDF_MAX_HASH];
 	struct tls_kdf_bytes with = {seed, label_len + size};
 
+	if (label_len > MAX_LABEL)
+		return false;
 	memcpy(seed, label, label_len);
 	memcpy(seed + label_len, digest, size);
 	return tls_kdf_prf(hash, secret, with, out, len) == 0;
@@ -166,7 +193,7 @@ static bool derive(uint8_t hash, struct tls_kdf_bytes secret, const char *label,
 static bool derive_finished(uint8_t hash, const uint8_t *master, const char *label,
 			    const uint8_t *digest, uint8_t *verify_data)
 {
-	return derive(hash, (struct tls_kdf_bytes){master, TLS_EXCHANGE_MASTER}, label, digest,
+	return derive(hash, (struct tls_kdf_bytes){master, TLS_MASTER_SECRET}, label, digest,
 		      verify_data, TLS_EXCHANGE_VERIFY);
 }
 
@@ -193,7 +220,7 @@ int tls_exchange_keys(struct tls_exchange *x, const uint8_t *messages, const uin
 
 	memcpy(x->key_exchange, key_exchange, sizeof(x->key_exchange));
 	*alert = TLS_ALERT_INTERNAL_ERROR;
-	ok = share_secret(x->private_key, x->public_key, key_exchange + TLS_EXCHANGE_HEADER + 1,
+	ok = share_secret(x->private_key, x->public_key, key_exchange + TLS_MESSAGE_HEADER + 1,
 			  secret, alert) &&
 	     tls_kdf_hash(x->hash, pieces, 2, digest) == 0 &&
 	     derive(x->hash, premaster, "extended master secret", digest, x->master,
@@ -232,7 +259,7 @@ static size_t seal_session(const struct tls_exchange *x, const uint8_t *session,
 static size_t write_ticket(const struct tls_exchange *x, const uint8_t *session, uint8_t *out)
 {
 	const struct tls_exchange_ticket *t = &x->ticket;
-	uint8_t *ticket = out + TLS_EXCHANGE_HEADER + 4 + 2, *sealed = out + TICKET_HEAD;
+	uint8_t *ticket = out + TLS_MESSAGE_HEADER + 4 + 2, *sealed = out + TICKET_HEAD;
 	size_t len = seal_session(x, session, sealed), size;
 
 	if (len == 0)
@@ -245,9 +272,10 @@ static size_t write_ticket(const struct tls_exchange *x, const uint8_t *session,
 		return 0;
 	len += TICKET_MAC;
 	size = 4 + 2 + len;
-	put(put(put(put(out, MESSAGE_TICKET, 1), (uint32_t)size, 3), t->lifetime, 4), (uint32_t)len,
-	    2);
-	return TLS_EXCHANGE_HEADER + size;
+	put(put(put(put(out, TLS_MESSAGE_NEW_SESSION_TICKET, 1), (uint32_t)size, 3), t->lifetime,
+		4),
+	    (uint32_t)len, 2);
+	return TLS_MESSAGE_HEADER + size;
 }
 
 size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
@@ -265,8 +293,8 @@ size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
 
 	ok = ok && tls_kdf_hash(x->hash, pieces, 4, digest) == 0 &&
 	     derive_finished(x->hash, x->master, "server finished", digest,
-			     own + TLS_EXCHANGE_HEADER);
-	put(put(own, MESSAGE_FINISHED, 1), TLS_EXCHANGE_VERIFY, 3);
+			     own + TLS_MESSAGE_HEADER);
+	put(put(own, TLS_MESSAGE_FINISHED, 1), TLS_EXCHANGE_VERIFY, 3);
 	if (ticket_len > 0)
 		len = tls_record_put(TLS_CONTENT_HANDSHAKE, ticket, ticket_len, out);
 	len += tls_record_put(TLS_CONTENT_CHANGE_CIPHER_SPEC, change, sizeof(change), out + len);

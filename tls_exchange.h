@@ -13,18 +13,17 @@
 
 #include "tls_record.h"
 
+#include <openssl/evp.h>
+
 #include <stdbool.h>
 
-#define TLS_EXCHANGE_KEY     32 /* bytes of a key of X25519, RFC 7748 section 6.1 */
-#define TLS_EXCHANGE_RANDOM  32 /* RFC 5246 section 7.4.1.2 */
-#define TLS_EXCHANGE_MASTER  48
+#define TLS_EXCHANGE_KEY     32   /* bytes of a key of X25519, RFC 7748 section 6.1 */
 #define TLS_EXCHANGE_VERIFY  12   /* bytes of a Finished, RFC 5246 section 7.4.9 */
 #define TLS_EXCHANGE_SESSION 1024 /* longest session that a ticket is made of */
 
-#define TLS_EXCHANGE_HEADER 4 /* type and length of a message */
 /* A ClientKeyExchange, and a Finished. */
-#define TLS_EXCHANGE_MESSAGE  (TLS_EXCHANGE_HEADER + 1 + TLS_EXCHANGE_KEY)
-#define TLS_EXCHANGE_FINISHED (TLS_EXCHANGE_HEADER + TLS_EXCHANGE_VERIFY)
+#define TLS_EXCHANGE_MESSAGE  (TLS_MESSAGE_HEADER + 1 + TLS_EXCHANGE_KEY)
+#define TLS_EXCHANGE_FINISHED (TLS_MESSAGE_HEADER + TLS_EXCHANGE_VERIFY)
 
 /* Room for what tls_exchange_end() writes: ticket, ChangeCipherSpec and Finished, a record each. */
 #define TLS_EXCHANGE_END_MAX                                                                       \
@@ -44,16 +43,19 @@ struct tls_exchange {
 	uint8_t aead, hash; /* enum tls_aead; enum tls_prf_hash of the PRF */
 	/* This end's X25519 key, for this handshake only. */
 	uint8_t private_key[TLS_EXCHANGE_KEY], public_key[TLS_EXCHANGE_KEY];
-	uint8_t client_random[TLS_EXCHANGE_RANDOM], server_random[TLS_EXCHANGE_RANDOM];
+	uint8_t client_random[TLS_RANDOM], server_random[TLS_RANDOM];
 	uint32_t messages_len; /* bytes of the handshake messages up to ServerHelloDone */
 	struct tls_exchange_ticket ticket;
 	/* From tls_exchange_keys() on. */
 	uint8_t key_exchange[TLS_EXCHANGE_MESSAGE]; /* the client's message */
-	uint8_t master[TLS_EXCHANGE_MASTER];
+	uint8_t master[TLS_MASTER_SECRET];
 };
 
 /* True if libcrypto can do X25519 here: not before OpenSSL 3, nor with every FIPS provider. */
 bool tls_exchange_works(void);
+
+/* Takes this end's key, if it is one of X25519. Returns false if it is not. */
+bool tls_exchange_take_key(struct tls_exchange *x, const EVP_PKEY *key);
 
 /*
  * What the Finished of a client says whose session is resumed, since it comes last (RFC 5246

@@ -16,6 +16,8 @@
 #define TLS_FLOW_MAX_CLEAR (32 * 1024)
 #define TLS_OUTPUT_SIZE    (2 * TLS_FLOW_MAX_CLEAR + TLS_STREAM_REPLY_MAX + TLS_ENGINE_OUT)
 
+_Static_assert(TLS_OUTPUT_SIZE >= TLS_AWAIT_REPLY_MAX, "room for the end of a handshake");
+
 /* Records on their way out. Each process works on one connection at a time, so one buffer is
  * enough; its content is gone with the next call of a function below or of a hook. */
 extern uint8_t tls_output[TLS_OUTPUT_SIZE];

@@ -261,8 +261,9 @@ static void await_fail(struct reading *r, const struct tls_stream_event *event)
 	if (event->reply_len > 0 && tickets)
 		(void)tls_flow_send(r->conn, tickets->data, tickets->len, false);
 	(void)tls_flow_send(r->conn, tls_output, event->reply_len, false);
-	r->conn->cause = event->alert_sent < 0 && event->alert_received >= 0 ? TLS_CAUSE_alert
-									     : TLS_CAUSE_protocol;
+	r->conn->cause = event->alert_sent == TLS_ALERT_INTERNAL_ERROR         ? TLS_CAUSE_memory
+			 : event->alert_sent < 0 && event->alert_received >= 0 ? TLS_CAUSE_alert
+									       : TLS_CAUSE_protocol;
 	snprintf(detail, sizeof(detail), "reason=\"%s\"", event->error);
 	tls_log_await(r->conn, event->alert_sent, event->alert_received, detail);
 	read_fail(r, detail);

@@ -17,8 +17,6 @@
 #define RECORD_SALT     4  /* RFC 5288 section 3 */
 #define RECORD_EXPLICIT 8  /* likewise: the explicit part of the nonce */
 #define RECORD_AAD_MAX  13 /* RFC 5246 section 6.2.3.3 */
-#define RECORD_MASTER   48
-#define RECORD_RANDOM   32
 
 enum record_direction {
 	RECORD_OPEN,
@@ -119,12 +117,12 @@ static int record_key_block(uint8_t hash, const uint8_t *master, const uint8_t *
 			    const uint8_t *server_random, uint8_t *out, size_t len)
 {
 	static const char label[] = "key expansion";
-	uint8_t seed[sizeof(label) - 1 + 2 * RECORD_RANDOM];
-	struct tls_kdf_bytes from = {master, RECORD_MASTER}, with = {seed, sizeof(seed)};
+	uint8_t seed[sizeof(label) - 1 + 2 * TLS_RANDOM];
+	struct tls_kdf_bytes from = {master, TLS_MASTER_SECRET}, with = {seed, sizeof(seed)};
 
 	memcpy(seed, label, sizeof(label) - 1);
-	memcpy(seed + sizeof(label) - 1, server_random, RECORD_RANDOM);
-	memcpy(seed + sizeof(label) - 1 + RECORD_RANDOM, client_random, RECORD_RANDOM);
+	memcpy(seed + sizeof(label) - 1, server_random, TLS_RANDOM);
+	memcpy(seed + sizeof(label) - 1 + TLS_RANDOM, client_random, TLS_RANDOM);
 	if (tls_kdf_prf(hash, from, with, out, len) == 0)
 		return 0;
 	ERR_clear_error();

@@ -25,6 +25,10 @@
 /* header + explicit nonce (TLS 1.2 GCM) or inner type (TLS 1.3) + tag */
 #define TLS_RECORD_OVERHEAD (TLS_RECORD_HEADER + 8 + 16)
 
+#define TLS_MESSAGE_HEADER 4  /* type and length of a message, RFC 8446 section 4 */
+#define TLS_MASTER_SECRET  48 /* bytes, before TLS 1.3: RFC 5246 section 8.1 */
+#define TLS_RANDOM         32 /* RFC 5246 section 7.4.1.2 */
+
 #define TLS_RECORD_MAX_SECRET TLS_KDF_MAX_HASH
 #define TLS_RECORD_MAX_KEY    32
 #define TLS_RECORD_IV         12
@@ -35,6 +39,17 @@ enum tls_content_type {
 	TLS_CONTENT_ALERT = 21,
 	TLS_CONTENT_HANDSHAKE = 22,
 	TLS_CONTENT_APPLICATION_DATA = 23,
+};
+
+/* Messages of a handshake, RFC 8446 section 4, RFC 5246 section 7.4, RFC 5077 section 3.3; only
+ * those that are read or written without OpenSSL. */
+enum tls_message {
+	TLS_MESSAGE_HELLO_REQUEST = 0,
+	TLS_MESSAGE_CLIENT_HELLO = 1,
+	TLS_MESSAGE_NEW_SESSION_TICKET = 4,
+	TLS_MESSAGE_CLIENT_KEY_EXCHANGE = 16,
+	TLS_MESSAGE_FINISHED = 20,
+	TLS_MESSAGE_KEY_UPDATE = 24,
 };
 
 /* RFC 8446 section 4.2.1 */
@@ -100,8 +115,8 @@ int tls_record_keys_1_3(struct tls_record_keys *k, uint8_t aead, uint8_t hash,
 /*
  * Fills both directions for TLS 1.2 from the 48 byte master secret and the two 32 byte
  * randoms (RFC 5246 section 6.3); seq starts at 0. hash is the PRF's. The explicit part
- * of client->iv and server->iv (GCM) is zero: the caller sets it from the first record
- * that was sealed elsewhere. Returns 0, or -1 with both wiped.
+ * of client->iv and server->iv (GCM) is zero: if the first record was sealed elsewhere, the
+ * caller sets it from that. Returns 0, or -1 with both wiped.
  */
 int tls_record_keys_1_2(struct tls_record_keys *client, struct tls_record_keys *server,
 			uint8_t aead, uint8_t hash, const uint8_t *master,

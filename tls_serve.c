@@ -175,7 +175,7 @@ static void call_session(struct tls_engine_slot *slot, struct tls_session *sessi
 		.info = &answer->info,
 		.stream = &answer->stream,
 		.messages = slot->clear, /* there is no clear text yet */
-		.messages_size = sizeof(slot->clear),
+		.messages_size = TLS_SESSION_MESSAGES,
 		.await = &answer->await,
 		.offer = &answer->offer,
 		.text = answer->text,

@@ -25,6 +25,8 @@
 #define SUBJECT_TEXT 200
 #define NAMES_TEXT   300
 #define CERT_TEXT    (SUBJECT_TEXT + 2 * NAMES_TEXT + 64)
+/* A ClientHello that is longer is not kept in shared memory, which clients could fill with it. */
+#define MAX_HELLO 4096
 /* Bytes of a client's certificates that TLS 1.3 tickets are made with. */
 #define MAX_TICKET_CERT 60000
 
@@ -108,7 +110,7 @@ static void on_message(int sent, int version, int type, const void *data, size_t
 		SSL_set_num_tickets(ssl, 0);
 	if (type == SSL3_RT_HANDSHAKE && s->role == TLS_ROLE_SERVER && s->io && !s->done)
 		note_message(s, s->io, bytes, len);
-	tls_traffic_count(&s->traffic, ssl, sent, type, bytes[0]);
+	tls_traffic_count(&s->traffic, ssl, sent, type, bytes);
 	if (s->done && s->io && !sent && type == SSL3_RT_HEADER &&
 	    bytes[0] == TLS_CONTENT_APPLICATION_DATA)
 		s->io->clear_records++;
@@ -624,13 +626,25 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 	return TLS_SESSION_FORETOLD;
 }
 
+/* Bytes of the ClientHello that the messages begin with, or 0. */
+static size_t hello_len(const struct tls_session_io *io)
+{
+	const uint8_t *hello = io->messages;
+
+	if (io->messages_len < TLS_MESSAGE_HEADER || hello[0] != SSL3_MT_CLIENT_HELLO)
+		return 0;
+	return TLS_MESSAGE_HEADER + ((size_t)hello[1] << 16 | (size_t)hello[2] << 8 | hello[3]);
+}
+
 /* True for a TLS 1.2 server that has said its part, to a client of which nothing but a ClientHello
- * has come. */
+ * has come: a part of a message that follows may be inside OpenSSL. */
 static bool can_leave_1_2(const struct tls_session *s, const struct tls_session_io *io)
 {
-	return s->role == TLS_ROLE_SERVER && SSL_version(s->ssl) == TLS1_2_VERSION &&
-	       io->messages_len > 0 && io->messages[0] == SSL3_MT_CLIENT_HELLO &&
-	       !io->messages_cut && BIO_ctrl_pending(s->in) == 0 && !SSL_has_pending(s->ssl) &&
+	size_t len = hello_len(io);
+
+	return s->role == TLS_ROLE_SERVER && SSL_version(s->ssl) == TLS1_2_VERSION && len > 0 &&
+	       len <= MAX_HELLO && len == s->traffic.received && !io->messages_cut &&
+	       BIO_ctrl_pending(s->in) == 0 && !SSL_has_pending(s->ssl) &&
 	       BIO_ctrl_pending(s->out) <= io->out_size;
 }
 

@@ -15,10 +15,11 @@
 #include "tls_facts.h"
 #include "tls_await.h"
 
-#define TLS_SESSION_NAME        256  /* longest host name (RFC 1035: 253) and its NUL */
-#define TLS_SESSION_TEXT        1024 /* room for what is told of a failed connection */
-#define TLS_SESSION_SUITE       48   /* longest suite name and its NUL */
-#define TLS_SESSION_DESCRIPTION 128  /* longest description of a suite and its NUL */
+#define TLS_SESSION_NAME        256         /* longest host name (RFC 1035: 253) and its NUL */
+#define TLS_SESSION_TEXT        1024        /* room for what is told of a failed connection */
+#define TLS_SESSION_MESSAGES    (16 * 1024) /* longest handshake that is left to a reader */
+#define TLS_SESSION_SUITE       48          /* longest suite name and its NUL */
+#define TLS_SESSION_DESCRIPTION 128         /* longest description of a suite and its NUL */
 
 /* Where a connection stands after a call. */
 enum tls_session_state {

@@ -29,6 +29,8 @@ enum tls_engine_op {
 	TLS_ENGINE_DESCRIBE, /* tls_session_describe() */
 };
 
+_Static_assert(TLS_SESSION_MESSAGES <= TLS_ENGINE_CLEAR, "a slot has room for the messages");
+
 /* What is asked. in_len bytes stand in the slot's in. */
 struct tls_engine_request {
 	enum tls_engine_op op;

@@ -24,14 +24,6 @@
 #define STREAM_ALERT_WARNING 1
 #define STREAM_ALERT_FATAL   2
 
-/* RFC 8446 section 4, RFC 5246 section 7.4 */
-enum stream_message {
-	STREAM_HELLO_REQUEST = 0,
-	STREAM_CLIENT_HELLO = 1,
-	STREAM_NEW_SESSION_TICKET = 4,
-	STREAM_KEY_UPDATE = 24,
-};
-
 /* Every alert of RFC 8446 section 6 and those of RFC 5246 and its like that it dropped. */
 static const struct {
 	uint8_t alert;
@@ -144,7 +136,7 @@ size_t tls_stream_alert(struct tls_stream *s, uint8_t alert, uint8_t *reply)
  */
 static size_t stream_key_update(struct tls_stream *s, uint8_t *out)
 {
-	static const uint8_t message[5] = {STREAM_KEY_UPDATE, 0, 0, 1, 0};
+	static const uint8_t message[5] = {TLS_MESSAGE_KEY_UPDATE, 0, 0, 1, 0};
 	struct tls_record_keys next = s->wr;
 	size_t n = 0;
 
@@ -232,11 +224,11 @@ static int stream_message_1_3(struct tls_stream_call *c)
 	struct tls_stream *s = c->s;
 
 	switch (s->hs_head[0]) {
-	case STREAM_KEY_UPDATE:
+	case TLS_MESSAGE_KEY_UPDATE:
 		if (s->hs_left != 1)
 			return tls_stream_fail(c, TLS_ALERT_DECODE_ERROR, "bad KeyUpdate");
 		return 1;
-	case STREAM_NEW_SESSION_TICKET:
+	case TLS_MESSAGE_NEW_SESSION_TICKET:
 		if (!(s->flags & TLS_STREAM_CLIENT))
 			break;
 		if (s->hs_left > STREAM_MAX_MESSAGE)
@@ -255,12 +247,12 @@ static int stream_message_1_2(struct tls_stream_call *c)
 	struct tls_stream *s = c->s;
 	int client = s->flags & TLS_STREAM_CLIENT;
 
-	if (!client && s->hs_head[0] == STREAM_CLIENT_HELLO) {
+	if (!client && s->hs_head[0] == TLS_MESSAGE_CLIENT_HELLO) {
 		if (stream_refuse_renegotiation(c) < 0)
 			return -1;
 		return tls_stream_dead(c, "renegotiation attempt by the peer refused");
 	}
-	if (!client || s->hs_head[0] != STREAM_HELLO_REQUEST)
+	if (!client || s->hs_head[0] != TLS_MESSAGE_HELLO_REQUEST)
 		return tls_stream_fail(c, TLS_ALERT_UNEXPECTED_MESSAGE,
 				       "unexpected handshake message");
 	if (s->hs_left != 0)
@@ -305,7 +297,7 @@ static int stream_handshake(struct tls_stream_call *c, const uint8_t *p, size_t 
 			s->hs_left -= (uint32_t)n;
 			if (s->hs_left == 0)
 				s->hs_head_len = 0;
-			if (s->hs_head[0] == STREAM_KEY_UPDATE)
+			if (s->hs_head[0] == TLS_MESSAGE_KEY_UPDATE)
 				rc = stream_key_update_received(c, *p, len - n);
 		}
 		p += n;

@@ -107,7 +107,7 @@ const char *tls_alert_text(int alert, char number[TLS_ALERT_TEXT]);
 struct tls_stream_call {
 	struct tls_stream *s;
 	struct tls_stream_event *ev;
-	uint8_t *reply; /* of TLS_STREAM_REPLY_MAX bytes at least */
+	uint8_t *reply; /* of TLS_STREAM_REPLY_MAX bytes, or TLS_AWAIT_REPLY_MAX */
 };
 
 /* Clears what the last call told. Returns 0, or -1 for a dead stream, which tells that it is. */

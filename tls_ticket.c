@@ -21,6 +21,9 @@
 /* Generated keys that may be of use at one time: one for each TLS_TICKET_RENEW of their life. */
 #define GENERATED_KEYS (1 + (TLS_TICKET_LIFETIME + TLS_TICKET_RENEW - 1) / TLS_TICKET_RENEW + 1)
 
+/* In the last byte of a ticket's name; not set in a key's. */
+#define SHARED 1
+
 struct key {
 	uint8_t name[TLS_TICKET_NAME];
 	uint8_t secret[TLS_TICKET_SECRET];
@@ -103,7 +106,7 @@ bool tls_ticket_keys_generated(const struct tls_ticket_keys *keys)
 
 /* ---- generated keys ---- */
 
-/* Puts a new key before the others, and wipes those whose tickets have all expired. */
+/* Puts a new key before the others. */
 static bool renew(struct tls_ticket_keys *keys, int64_t now)
 {
 	struct key key = {.made = now};
@@ -111,6 +114,7 @@ static bool renew(struct tls_ticket_keys *keys, int64_t now)
 	if (RAND_bytes(key.name, sizeof(key.name)) != 1 ||
 	    RAND_priv_bytes(key.secret, sizeof(key.secret)) != 1)
 		return false;
+	key.name[TLS_TICKET_NAME - 1] &= (uint8_t)~SHARED;
 	if (keys->count == GENERATED_KEYS)
 		keys->count--;
 	memmove(&keys->keys[1], &keys->keys[0], keys->count * sizeof(key));
@@ -147,6 +151,7 @@ static bool name_key(struct key *key)
 	memcpy(input + sizeof(label), key->secret, sizeof(key->secret));
 	ok = EVP_Digest(input, sizeof(input), digest, NULL, EVP_sha256(), NULL) == 1;
 	memcpy(key->name, digest, sizeof(key->name));
+	key->name[TLS_TICKET_NAME - 1] &= (uint8_t)~SHARED;
 	OPENSSL_cleanse(input, sizeof(input));
 	return ok;
 }
@@ -294,12 +299,15 @@ static bool sealing_key(struct tls_ticket_keys *keys, int64_t now, struct key *k
 	return ok;
 }
 
-/* A copy of the key of that name. Returns its number, or -1. */
-static int opening_key(struct tls_ticket_keys *keys, int64_t now, const uint8_t *name,
+/* A copy of the key of a ticket with that name. Returns its number, or -1. */
+static int opening_key(struct tls_ticket_keys *keys, int64_t now, const uint8_t *ticket_name,
 		       struct key *key)
 {
+	uint8_t name[TLS_TICKET_NAME];
 	int found = -1;
 
+	memcpy(name, ticket_name, sizeof(name));
+	name[TLS_TICKET_NAME - 1] &= (uint8_t)~SHARED;
 	pthread_mutex_lock(&keys->lock);
 	if (keys->generated)
 		drop_old(keys, now);
@@ -331,23 +339,28 @@ static bool init_mac(tls_ticket_mac *mac, const uint8_t *secret, size_t len)
 }
 #endif
 
-/* The keys of one ticket. */
+/* The keys of the ticket with that name and iv. */
 static bool ticket_keys(const struct key *key, struct tls_exchange_ticket *t)
 {
 	static const char label[] = "ser ticket";
-	uint8_t out[TLS_TICKET_SECRET];
-	bool ok = tls_kdf_expand_label(
-			  TLS_PRF_SHA256, (struct tls_kdf_bytes){key->secret, sizeof(key->secret)},
-			  (struct tls_kdf_bytes){label, sizeof(label) - 1},
-			  (struct tls_kdf_bytes){t->iv, sizeof(t->iv)}, out, sizeof(out)) == 0;
+	uint8_t context[sizeof(t->name) + sizeof(t->iv)], out[TLS_TICKET_SECRET];
+	bool ok;
 
+	memcpy(context, t->name, sizeof(t->name));
+	memcpy(context + sizeof(t->name), t->iv, sizeof(t->iv));
+	ok = tls_kdf_expand_label(
+		     TLS_PRF_SHA256, (struct tls_kdf_bytes){key->secret, sizeof(key->secret)},
+		     (struct tls_kdf_bytes){label, sizeof(label) - 1},
+		     (struct tls_kdf_bytes){context, sizeof(context)}, out, sizeof(out)) == 0;
 	memcpy(t->cipher_key, out, sizeof(t->cipher_key));
 	memcpy(t->mac_key, out + sizeof(t->cipher_key), sizeof(t->mac_key));
 	OPENSSL_cleanse(out, sizeof(out));
 	return ok;
 }
 
-bool tls_ticket_prepare(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t)
+/* Name, iv and keys of a new ticket. */
+static bool new_ticket(struct tls_ticket_keys *keys, int64_t now, uint8_t mark,
+		       struct tls_exchange_ticket *t)
 {
 	struct key key;
 	bool ok = sealing_key(keys, now, &key);
@@ -355,16 +368,27 @@ bool tls_ticket_prepare(struct tls_ticket_keys *keys, int64_t now, struct tls_ex
 	if (!ok)
 		return false;
 	memcpy(t->name, key.name, sizeof(t->name));
+	t->name[TLS_TICKET_NAME - 1] |= mark;
 	ok = RAND_bytes(t->iv, sizeof(t->iv)) == 1 && ticket_keys(&key, t);
 	OPENSSL_cleanse(&key, sizeof(key));
 	return ok;
+}
+
+bool tls_ticket_share(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t)
+{
+	return new_ticket(keys, now, SHARED, t);
+}
+
+bool tls_ticket_is_shared(const uint8_t *name)
+{
+	return name[TLS_TICKET_NAME - 1] & SHARED;
 }
 
 int tls_ticket_seal(struct tls_ticket_keys *keys, int64_t now, uint8_t *name, uint8_t *iv,
 		    EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac)
 {
 	struct tls_exchange_ticket t;
-	bool ok = tls_ticket_prepare(keys, now, &t) &&
+	bool ok = new_ticket(keys, now, 0, &t) &&
 		  EVP_EncryptInit_ex(cipher, keys->cipher, NULL, t.cipher_key, t.iv) == 1 &&
 		  init_mac(mac, t.mac_key, sizeof(t.mac_key));
 
@@ -386,6 +410,7 @@ int tls_ticket_open(struct tls_ticket_keys *keys, int64_t now, const uint8_t *na
 
 	if (number < 0)
 		return 0;
+	memcpy(t.name, name, sizeof(t.name));
 	memcpy(t.iv, iv, sizeof(t.iv));
 	ok = ticket_keys(&key, &t) &&
 	     EVP_DecryptInit_ex(cipher, keys->cipher, NULL, t.cipher_key, t.iv) == 1 &&

@@ -3,8 +3,11 @@
  * Keys that session tickets are sealed with (RFC 5077 section 4, RFC 8446 section 4.6.1), one set
  * of them for all domains: AES-256-CBC with HMAC-SHA256. They are generated and then renewed as
  * time goes on, or they come from a file that several machines share. Engine process only, ordinary
- * heap, wiped when they are not needed any more; any thread. No ticket is sealed with them as they
- * are: each has keys of its own that follow from its iv, so who knows these knows only this ticket.
+ * heap, wiped when they are not needed any more; any thread.
+ *
+ * No ticket is sealed with them as they are: each has keys of its own that follow from its name and
+ * iv. Those of a *shared* ticket are known to another process, which seals it and could put any
+ * session into it. Its name says so, and tls_resume.c trusts it with nothing.
  */
 #ifndef TLS_TICKET_H
 #define TLS_TICKET_H
@@ -63,9 +66,12 @@ void tls_ticket_keys_unref(struct tls_ticket_keys *keys); /* NULL is fine */
 int tls_ticket_seal(struct tls_ticket_keys *keys, int64_t now, uint8_t *name, uint8_t *iv,
 		    EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac);
 
-/* The same for a ticket that is sealed elsewhere: fills in its name, iv and keys. Returns false on
+/* The same for a shared ticket: fills in name, iv and keys. Returns false, with t to be wiped, on
  * failure. */
-bool tls_ticket_prepare(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t);
+bool tls_ticket_share(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t);
+
+/* True if the name is one of a shared ticket. */
+bool tls_ticket_is_shared(const uint8_t *name);
 
 /* The same as tls_ticket_seal() for a ticket that came. Returns 1; 2 if it should be replaced by a
  * new one, because its key is not the one that seals; 0 if no key has that name; -1 on failure. */

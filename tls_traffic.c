@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Where things stand in a ServerHello of TLS 1.2 without a session id, RFC 5246 section 7.4.1.3. */
-#define HELLO_SESSION_ID  (4 + 2 + 32)
+#define HELLO_SESSION_ID  (TLS_MESSAGE_HEADER + 2 + TLS_RANDOM)
 #define HELLO_COMPRESSION (HELLO_SESSION_ID + 1 + 2)
 
 /* ---- what is noted during the handshake ---- */
@@ -47,15 +47,16 @@ void tls_traffic_note_secret(struct tls_traffic *t, const char *line)
  * record in TLS 1.2 and after that side's Finished in TLS 1.3; OpenSSL reports a record's
  * header before the message that it carries.
  */
-void tls_traffic_count(struct tls_traffic *t, const SSL *ssl, int sent, int type, uint8_t first)
+void tls_traffic_count(struct tls_traffic *t, const SSL *ssl, int sent, int type,
+		       const uint8_t *bytes)
 {
 	bool is_1_3 = SSL_version(ssl) == TLS1_3_VERSION;
 	uint64_t *count = sent ? &t->sealed : &t->opened;
 
 	if (type == SSL3_RT_HEADER) {
-		t->peer_was_last = !sent;
-		*count = !is_1_3 && first == TLS_CONTENT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
-	} else if (type == SSL3_RT_HANDSHAKE && is_1_3 && first == SSL3_MT_FINISHED) {
+		*count = !is_1_3 && bytes[0] == TLS_CONTENT_CHANGE_CIPHER_SPEC ? 0 : *count + 1;
+		t->received += sent ? 0 : (uint64_t)bytes[3] << 8 | bytes[4];
+	} else if (type == SSL3_RT_HANDSHAKE && is_1_3 && bytes[0] == SSL3_MT_FINISHED) {
 		*count = 0;
 	}
 }
@@ -238,8 +239,8 @@ bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl,
 				  struct tls_kdf_bytes messages, struct tls_stream *stream,
 				  uint8_t verify_data[TLS_EXCHANGE_VERIFY])
 {
-	uint8_t master[TLS_EXCHANGE_MASTER];
-	bool ok = SSL_get_state(ssl) == TLS_ST_SW_FINISHED && !t->peer_was_last &&
+	uint8_t master[TLS_MASTER_SECRET];
+	bool ok = SSL_get_state(ssl) == TLS_ST_SW_FINISHED &&
 		  SSL_SESSION_get_master_key(SSL_get_session(ssl), master, sizeof(master)) ==
 			  sizeof(master) &&
 		  tls_exchange_resumed(prf_hash_of(SSL_get_current_cipher(ssl)), master, messages,
@@ -252,14 +253,10 @@ bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl,
 
 /* ---- the end of a TLS 1.2 handshake ---- */
 
-/* This end's key for the exchange, if it is one of X25519. */
 static bool exchange_key(SSL *ssl, struct tls_exchange *x)
 {
-	size_t private_len = sizeof(x->private_key), public_len = sizeof(x->public_key);
 	EVP_PKEY *key = NULL;
-	bool ok = SSL_get_tmp_key(ssl, &key) == 1 && EVP_PKEY_id(key) == EVP_PKEY_X25519 &&
-		  EVP_PKEY_get_raw_private_key(key, x->private_key, &private_len) == 1 &&
-		  EVP_PKEY_get_raw_public_key(key, x->public_key, &public_len) == 1;
+	bool ok = SSL_get_tmp_key(ssl, &key) == 1 && tls_exchange_take_key(x, key);
 
 	EVP_PKEY_free(key);
 	ERR_clear_error();
@@ -271,7 +268,7 @@ bool tls_traffic_exchange(const struct tls_traffic *t, SSL *ssl, struct tls_exch
 	const SSL_CIPHER *cipher = SSL_get_pending_cipher(ssl);
 
 	memset(x, 0, sizeof(*x));
-	if (SSL_get_state(ssl) != TLS_ST_SW_SRVR_DONE || t->peer_was_last || !t->plain_hello)
+	if (SSL_get_state(ssl) != TLS_ST_SW_SRVR_DONE || !t->plain_hello)
 		return false;
 	x->aead = aead_of(cipher);
 	x->hash = prf_hash_of(cipher);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * The traffic keys of one SSL object: what is noted while OpenSSL shakes hands,
- * the stream that goes on without it, and what a client's Finished will be.
+ * the stream that goes on without it, what a client's Finished will be, and
+ * what a TLS 1.2 handshake is ended with elsewhere.
  *
  * Engine process only.
  */
@@ -18,7 +19,7 @@
 /* Owner: the session, which wipes it. All zero at the start. */
 struct tls_traffic {
 	uint64_t sealed, opened; /* records since the keys of that direction changed */
-	bool peer_was_last;      /* the last record was the peer's, or the begin of one */
+	uint64_t received;       /* bytes that the peer's records contain, those that began, too */
 	bool has_nonce;
 	uint8_t nonce[8]; /* TLS 1.2 GCM: explicit nonce of our first sealed record */
 	bool plain_hello, promises_ticket; /* the ServerHello: tls_traffic_note_hello() */
@@ -29,8 +30,9 @@ struct tls_traffic {
  * the secrets of TLS 1.3, they are taken from there. */
 void tls_traffic_note_secret(struct tls_traffic *t, const char *line);
 
-/* Counts what OpenSSL's message callback reports; first is the first byte of it. */
-void tls_traffic_count(struct tls_traffic *t, const SSL *ssl, int sent, int type, uint8_t first);
+/* Counts what OpenSSL's message callback reports, of which bytes are the first. */
+void tls_traffic_count(struct tls_traffic *t, const SSL *ssl, int sent, int type,
+		       const uint8_t *bytes);
 
 /* Looks at a ServerHello, a whole message: whether tls_exchange.h does all that it promises. */
 void tls_traffic_note_hello(struct tls_traffic *t, const uint8_t *message, size_t len);

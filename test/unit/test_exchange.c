@@ -67,8 +67,8 @@ static void test_hello_rows(void **state)
 		const struct hello_row *row = &hello_rows[i];
 		size_t len = unhex("020000000303", message);
 
-		memset(message + len, 0xaa, TLS_EXCHANGE_RANDOM);
-		len += TLS_EXCHANGE_RANDOM;
+		memset(message + len, 0xaa, TLS_RANDOM);
+		len += TLS_RANDOM;
 		len += unhex(row->after, message + len);
 		for (int before = 0; before < 2; before++) {
 			struct tls_traffic t = {.plain_hello = before, .promises_ticket = before};
@@ -95,7 +95,7 @@ static void check_prefixes(const uint8_t *message, size_t len)
 static void test_hello_prefix(void **state)
 {
 	uint8_t message[64] = {2};
-	size_t len = 4 + 2 + TLS_EXCHANGE_RANDOM;
+	size_t len = 4 + 2 + TLS_RANDOM;
 
 	(void)state;
 	len += unhex("00c02b000008" TICKET EMS, message + len);
@@ -186,11 +186,11 @@ static void split_key_block(const struct tls_exchange *x, const uint8_t *master,
 {
 	size_t key = tls_record_key_size(x->aead);
 	size_t iv = x->aead == TLS_AEAD_CHACHA20_POLY1305 ? 12 : 4;
-	uint8_t seed[2 * TLS_EXCHANGE_RANDOM], block[2 * (32 + 12)];
+	uint8_t seed[2 * TLS_RANDOM], block[2 * (32 + 12)];
 
-	memcpy(seed, x->server_random, TLS_EXCHANGE_RANDOM);
-	memcpy(seed + TLS_EXCHANGE_RANDOM, x->client_random, TLS_EXCHANGE_RANDOM);
-	prf(x->hash, (struct tls_kdf_bytes){master, TLS_EXCHANGE_MASTER}, "key expansion",
+	memcpy(seed, x->server_random, TLS_RANDOM);
+	memcpy(seed + TLS_RANDOM, x->client_random, TLS_RANDOM);
+	prf(x->hash, (struct tls_kdf_bytes){master, TLS_MASTER_SECRET}, "key expansion",
 	    (struct tls_kdf_bytes){seed, sizeof(seed)}, block, 2 * (key + iv));
 	memset(client, 0, sizeof(*client));
 	client->version = TLS_VERSION_1_2;
@@ -224,7 +224,7 @@ struct waiting {
 	struct tls_await a;
 	uint8_t messages[MESSAGES + TLS_EXCHANGE_SESSION];
 	uint8_t key_exchange[TLS_EXCHANGE_MESSAGE], finished[TLS_EXCHANGE_FINISHED];
-	uint8_t master[TLS_EXCHANGE_MASTER];
+	uint8_t master[TLS_MASTER_SECRET];
 	struct tls_record_keys client, server;
 };
 
@@ -1031,7 +1031,7 @@ static void on_message(int sent, int version, int type, const void *data, size_t
 	const uint8_t *message = data;
 
 	(void)version;
-	tls_traffic_count(&s->traffic, ssl, sent, type, message[0]);
+	tls_traffic_count(&s->traffic, ssl, sent, type, message);
 	if (type != SSL3_RT_HANDSHAKE)
 		return;
 	assert_true(s->messages_len + len <= sizeof(s->messages));
@@ -1357,7 +1357,7 @@ static void test_master(void **state)
 	(void)state;
 	for (size_t i = 0; i < COUNT(suites); i++) {
 		struct link *l = link_new(&(struct setup){.suite = &suites[i]});
-		uint8_t reply[TLS_AWAIT_REPLY_MAX], theirs[TLS_EXCHANGE_MASTER];
+		uint8_t reply[TLS_AWAIT_REPLY_MAX], theirs[TLS_MASTER_SECRET];
 		struct tls_record_keys client, server;
 		size_t need;
 
@@ -1404,7 +1404,7 @@ static void test_replayed(void **state)
 
 static void assert_same_master(SSL *a, SSL *b)
 {
-	uint8_t one[TLS_EXCHANGE_MASTER], two[TLS_EXCHANGE_MASTER];
+	uint8_t one[TLS_MASTER_SECRET], two[TLS_MASTER_SECRET];
 
 	assert_int_equal(SSL_SESSION_get_master_key(SSL_get_session(a), one, sizeof(one)), 48);
 	assert_int_equal(SSL_SESSION_get_master_key(SSL_get_session(b), two, sizeof(two)), 48);
@@ -1596,6 +1596,30 @@ static void test_ticket_keeps_extended_master(void **state)
 	SSL_SESSION_free(session);
 }
 
+/* Whoever has read the keys of a shared ticket may have made its session, so it stands for nobody
+ * where it matters who comes. */
+static void test_ticket_is_trusted_with_nothing(void **state)
+{
+	struct setup how = {.suite = &suites[0]};
+	struct link *l = &the_link;
+	SSL_SESSION *session = get_ticket(&how);
+
+	(void)state;
+	how.session = session;
+	for (int asks = 0; asks < 2; asks++) {
+		l->client = client_new(&how);
+		server_new(&l->server, &how);
+		SSL_set_verify(l->server.ssl, asks ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
+		assert_int_equal(SSL_do_handshake(l->client), -1);
+		pump(l->client, l->server.ssl);
+		assert_int_equal(SSL_do_handshake(l->server.ssl), -1);
+		assert_int_equal(SSL_get_error(l->server.ssl, -1), SSL_ERROR_WANT_READ);
+		assert_int_equal(SSL_session_reused(l->server.ssl), !asks);
+		link_free(l);
+	}
+	SSL_SESSION_free(session);
+}
+
 /* A client that offers no ticket gets none, and its Finished is right without. */
 static void test_no_ticket(void **state)
 {
@@ -1739,7 +1763,7 @@ static void test_exchange_is_filled_in(void **state)
 	struct link *l = &the_link;
 	struct tls_exchange x;
 	uint8_t public_key[32];
-	size_t random = TLS_EXCHANGE_RANDOM;
+	size_t random = TLS_RANDOM;
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(suites); i++) {
@@ -1795,7 +1819,7 @@ static void check_session(const struct tls_exchange_ticket *t, uint8_t *bytes,
 			  const struct suite *suite)
 {
 	const uint8_t *at = bytes;
-	uint8_t master[TLS_EXCHANGE_MASTER], got[TLS_EXCHANGE_MASTER];
+	uint8_t master[TLS_MASTER_SECRET], got[TLS_MASTER_SECRET];
 	SSL_SESSION *session;
 	int64_t born;
 	void *data;
@@ -1833,7 +1857,7 @@ static void test_template(void **state)
 		assert_true(tls_resume_template(ssl, &t, out, sizeof(out)));
 		assert_int_equal(t.lifetime, TIMEOUT);
 		assert_true(t.session_len > 100 && t.session_len < 400);
-		assert_true(t.master_at + TLS_EXCHANGE_MASTER <= t.session_len);
+		assert_true(t.master_at + TLS_MASTER_SECRET <= t.session_len);
 		assert_int_equal(out[t.session_len], 0xee);
 		assert_string_equal((char *)out + t.master_at,
 				    "the master secret will stand in this place here");
@@ -1959,7 +1983,7 @@ static void test_ticket_keys_are_wiped(void **state)
 
 	(void)state;
 	keys_are_exposed = true;
-	assert_true(tls_ticket_prepare(keys, 0, &t));
+	assert_true(tls_ticket_share(keys, 0, &t));
 	assert_int_equal(exposed_count(), 0);
 	assert_memory_equal(last_wiped, t.cipher_key, sizeof(t.cipher_key));
 	assert_memory_equal(last_wiped + 32, t.mac_key, sizeof(t.mac_key));
@@ -2041,6 +2065,7 @@ int main(void)
 		cmocka_unit_test(test_resumed_is_wrong),
 		cmocka_unit_test(test_old_ticket),
 		cmocka_unit_test(test_ticket_keeps_extended_master),
+		cmocka_unit_test(test_ticket_is_trusted_with_nothing),
 		cmocka_unit_test(test_no_ticket),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_message_has_begun),

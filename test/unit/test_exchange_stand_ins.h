@@ -124,11 +124,11 @@ STAND_IN(int, EVP_PKEY_fromdata,
 STAND_IN(EVP_PKEY_CTX *, EVP_PKEY_CTX_new, (EVP_PKEY * key, ENGINE *e), (key, e), NULL)
 STAND_IN(int, EVP_PKEY_derive_init, (EVP_PKEY_CTX * ctx), (ctx), 0)
 STAND_IN(int, EVP_PKEY_derive_set_peer, (EVP_PKEY_CTX * ctx, EVP_PKEY *peer), (ctx, peer), 0)
-STAND_IN_NOTING(int, EVP_PKEY_get_raw_private_key,
-		(const EVP_PKEY *key, unsigned char *to, size_t *len), (key, to, len), 0,
-		private_at = to)
-STAND_IN(int, EVP_PKEY_get_raw_public_key, (const EVP_PKEY *key, unsigned char *to, size_t *len),
-	 (key, to, len), 0)
+STAND_IN_NOTING(int, EVP_PKEY_get_octet_string_param,
+		(const EVP_PKEY *key, const char *part, unsigned char *to, size_t size,
+		 size_t *len),
+		(key, part, to, size, len), 0,
+		private_at = strcmp(part, "priv") == 0 ? to : private_at)
 STAND_IN(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void), (), NULL)
 STAND_IN_NOTING(int, EVP_EncryptInit_ex,
 		(EVP_CIPHER_CTX * ctx, const EVP_CIPHER *cipher, ENGINE *e,

@@ -304,8 +304,8 @@ static bool same(const uint8_t *a, const uint8_t *b, size_t len)
 	return memcmp(a, b, len) == 0;
 }
 
-/* Seals what tls_ticket_prepare() is for elsewhere. */
-static void seal_prepared(const struct tls_exchange_ticket *p, struct ticket *t)
+/* Seals as another process does. */
+static void seal_shared(const struct tls_exchange_ticket *p, struct ticket *t)
 {
 	EVP_CIPHER_CTX *cipher = EVP_CIPHER_CTX_new();
 	unsigned code_len;
@@ -322,6 +322,18 @@ static void seal_prepared(const struct tls_exchange_ticket *p, struct ticket *t)
 	t->code_len = code_len;
 }
 
+/* True if a ticket's code is right. */
+static bool opens(struct tls_ticket_keys *keys, const struct ticket *t)
+{
+	EVP_CIPHER_CTX *cipher = EVP_CIPHER_CTX_new();
+	tls_ticket_mac *mac = mac_new();
+	uint8_t code[EVP_MAX_MD_SIZE];
+
+	assert_int_equal(tls_ticket_open(keys, 5, t->name, t->iv, cipher, mac), 1);
+	EVP_CIPHER_CTX_free(cipher);
+	return mac_end(mac, code) == t->code_len && same(code, t->code, t->code_len);
+}
+
 /* Who knows the keys of one ticket knows those of no other. */
 static void test_each_ticket_has_keys(void **state)
 {
@@ -331,40 +343,68 @@ static void test_each_ticket_has_keys(void **state)
 
 	(void)state;
 	seal(keys, 5, &t);
-	assert_true(tls_ticket_prepare(keys, 5, &one));
-	assert_true(tls_ticket_prepare(keys, 6, &two));
-	assert_memory_equal(one.name, t.name, sizeof(t.name));
-	assert_memory_equal(two.name, t.name, sizeof(t.name));
+	assert_true(tls_ticket_share(keys, 5, &one));
+	assert_true(tls_ticket_share(keys, 6, &two));
+	assert_memory_equal(one.name, two.name, sizeof(one.name));
+	assert_memory_equal(one.name, t.name, sizeof(t.name) - 1);
+	assert_true(tls_ticket_is_shared(one.name) && !tls_ticket_is_shared(t.name));
 	assert_false(same(one.iv, two.iv, sizeof(one.iv)));
 	assert_false(same(one.cipher_key, two.cipher_key, sizeof(one.cipher_key)));
 	assert_false(same(one.mac_key, two.mac_key, sizeof(one.mac_key)));
 	assert_false(same(one.cipher_key, one.mac_key, sizeof(one.mac_key)));
-	seal_prepared(&one, &sealed);
+	seal_shared(&one, &sealed);
 	assert_int_equal(open_ticket(keys, 7, &sealed), 1);
-	seal_prepared(&two, &sealed);
+	seal_shared(&two, &sealed);
 	assert_int_equal(open_ticket(keys, TLS_TICKET_LIFETIME, &sealed), 1);
 	/* A key is followed by another one here, too. */
-	assert_true(tls_ticket_prepare(keys, 5 + TLS_TICKET_RENEW, &two));
+	assert_true(tls_ticket_share(keys, 5 + TLS_TICKET_RENEW, &two));
 	assert_false(same(one.name, two.name, sizeof(one.name)));
 	assert_int_equal(open_ticket(keys, 5 + TLS_TICKET_RENEW, &sealed), 2);
 	tls_ticket_keys_unref(keys);
 }
 
-/* HKDF-Expand-Label(key, "ser ticket", iv): as long as machines with other releases of this module
- * are to open the tickets, it stays. RFC 5869 section 2.3. */
+/* A shared ticket that says it is none has other keys, and the other way round. */
+static void test_no_ticket_changes_its_kind(void **state)
+{
+	struct tls_report report;
+	struct tls_ticket_keys *all[] = {tls_ticket_keys_new(), read_text(K1, 0600, &report)};
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		for (int tries = 0; tries < 8; tries++) {
+			struct tls_exchange_ticket t;
+			struct ticket own;
+
+			seal(all[i], 5, &own);
+			assert_int_equal(open_ticket(all[i], 5, &own), 1);
+			assert_true(tls_ticket_share(all[i], 5, &t));
+			assert_true(tls_ticket_is_shared(t.name));
+			seal_shared(&t, &own);
+			assert_int_equal(open_ticket(all[i], 5, &own), 1);
+			own.name[TLS_TICKET_NAME - 1] ^= 1;
+			assert_false(tls_ticket_is_shared(own.name));
+			assert_false(opens(all[i], &own));
+		}
+		tls_ticket_keys_unref(all[i]);
+	}
+}
+
+/* HKDF-Expand-Label(key, "ser ticket", name + iv): as long as machines with other releases of this
+ * module are to open the tickets, it stays. RFC 5869 section 2.3. */
 static void test_keys_of_a_ticket(void **state)
 {
 	struct tls_report report;
 	struct tls_ticket_keys *keys = read_text(K1, 0600, &report);
 	struct tls_exchange_ticket p;
-	uint8_t secret[TLS_TICKET_SECRET], info[2 + 1 + 10 + 1 + 16] = "\0\x40\x0aser ticket\x10";
+	uint8_t secret[TLS_TICKET_SECRET], info[2 + 1 + 10 + 1 + 32] = "\0\x40\x0aser ticket\x20";
 	uint8_t block[32 + sizeof(info) + 1], want[64];
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(secret); i++)
 		secret[i] = (const uint8_t[]){0x01, 0x23, 0xab, 0xcd}[i % 4];
-	assert_true(tls_ticket_prepare(keys, 0, &p));
-	memcpy(info + 14, p.iv, sizeof(p.iv));
+	assert_true(tls_ticket_share(keys, 0, &p));
+	memcpy(info + 14, p.name, sizeof(p.name));
+	memcpy(info + 14 + sizeof(p.name), p.iv, sizeof(p.iv));
 	memcpy(block + 32, info, sizeof(info));
 	block[32 + sizeof(info)] = 1;
 	HMAC(EVP_sha256(), secret, sizeof(secret), block + 32, sizeof(info) + 1, want, NULL);
@@ -388,6 +428,7 @@ int main(void)
 		cmocka_unit_test(test_file_that_others_can_read),
 		cmocka_unit_test(test_files_of_two_machines),
 		cmocka_unit_test(test_each_ticket_has_keys),
+		cmocka_unit_test(test_no_ticket_changes_its_kind),
 		cmocka_unit_test(test_keys_of_a_ticket),
 	};
 
