@@ -3,8 +3,8 @@
  * The hashes of TLS and the functions that derive keys with them: HKDF with the labels of TLS 1.3
  * (RFC 8446 section 7.1, RFC 5869) and the PRF of the versions before (RFC 5246 section 5, RFC 4346
  * section 5). Every hash is libcrypto's; what it takes to look one up is done once in each thread,
- * since that costs more than to use it. When libcrypto fails, its reason stays in the thread's queue
- * of errors.
+ * since that costs more than to use it. When libcrypto fails, its reason stays in the thread's
+ * queue of errors.
  */
 #ifndef TLS_KDF_H
 #define TLS_KDF_H
