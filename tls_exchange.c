@@ -39,12 +39,12 @@ static uint8_t *put(uint8_t *to, uint32_t n, int bytes)
 
 #if TLS_HAVE_PROVIDERS
 
-/* Owner: the thread. Kept because to look the algorithm up takes as long as to read a key. */
-static __thread EVP_PKEY_CTX *reader;
+/* Owner: the thread. Kept because to look the algorithm up takes as long as to make a key. */
+static __thread EVP_PKEY_CTX *import_ctx;
 
-/* Reads a key; private_key is NULL for one of the peer. With both parts, libcrypto need not compute
+/* Makes a key; private_key is NULL for one of the peer. With both parts, libcrypto need not compute
  * the public one anew. */
-static EVP_PKEY *read_key(const uint8_t *public_key, const uint8_t *private_key)
+static EVP_PKEY *import_key(const uint8_t *public_key, const uint8_t *private_key)
 {
 	OSSL_PARAM params[] = {
 		OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, (void *)public_key,
@@ -57,10 +57,10 @@ static EVP_PKEY *read_key(const uint8_t *public_key, const uint8_t *private_key)
 	if (private_key)
 		params[1] = OSSL_PARAM_construct_octet_string(
 			OSSL_PKEY_PARAM_PRIV_KEY, (void *)private_key, TLS_EXCHANGE_KEY);
-	if (!reader)
-		reader = EVP_PKEY_CTX_new_from_name(NULL, "X25519", NULL);
-	if (reader && EVP_PKEY_fromdata_init(reader) == 1)
-		EVP_PKEY_fromdata(reader, &key,
+	if (!import_ctx)
+		import_ctx = EVP_PKEY_CTX_new_from_name(NULL, "X25519", NULL);
+	if (import_ctx && EVP_PKEY_fromdata_init(import_ctx) == 1)
+		EVP_PKEY_fromdata(import_ctx, &key,
 				  private_key ? EVP_PKEY_KEYPAIR : EVP_PKEY_PUBLIC_KEY, params);
 	return key;
 }
@@ -79,7 +79,7 @@ static uint8_t share_alert(void)
 static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, const uint8_t *peer,
 			 uint8_t *secret, uint8_t *alert)
 {
-	EVP_PKEY *own = read_key(public_key, private_key), *other = read_key(peer, NULL);
+	EVP_PKEY *own = import_key(public_key, private_key), *other = import_key(peer, NULL);
 	EVP_PKEY_CTX *ctx = own && other ? EVP_PKEY_CTX_new(own, NULL) : NULL;
 	size_t len = TLS_EXCHANGE_KEY;
 	bool ok = ctx && EVP_PKEY_derive_init(ctx) == 1 &&
@@ -95,7 +95,7 @@ static bool share_secret(const uint8_t *private_key, const uint8_t *public_key, 
 }
 
 /* libcrypto's own function for raw keys leaves a copy of a private one in memory that it frees. */
-static bool write_key(const EVP_PKEY *key, const char *part, uint8_t *out)
+static bool export_part(const EVP_PKEY *key, const char *part, uint8_t *out)
 {
 	size_t len;
 
@@ -106,14 +106,14 @@ static bool write_key(const EVP_PKEY *key, const char *part, uint8_t *out)
 bool tls_exchange_take_key(struct tls_exchange *x, const EVP_PKEY *key)
 {
 	return EVP_PKEY_is_a(key, "X25519") &&
-	       write_key(key, OSSL_PKEY_PARAM_PRIV_KEY, x->private_key) &&
-	       write_key(key, OSSL_PKEY_PARAM_PUB_KEY, x->public_key);
+	       export_part(key, OSSL_PKEY_PARAM_PRIV_KEY, x->private_key) &&
+	       export_part(key, OSSL_PKEY_PARAM_PUB_KEY, x->public_key);
 }
 
-static void forget_reader(void)
+static void forget_import_ctx(void)
 {
-	EVP_PKEY_CTX_free(reader);
-	reader = NULL;
+	EVP_PKEY_CTX_free(import_ctx);
+	import_ctx = NULL;
 }
 
 /* With the base point as the peer's key the secret is the own public key. */
@@ -128,7 +128,7 @@ bool tls_exchange_works(void)
 		  memcmp(secret, x.public_key, sizeof(secret)) == 0;
 
 	EVP_PKEY_free(key);
-	forget_reader(); /* who asks this may never read a key again */
+	forget_import_ctx(); /* who asks this may never make a key again */
 	OPENSSL_cleanse(&x, sizeof(x));
 	ERR_clear_error();
 	return ok;
@@ -136,7 +136,7 @@ bool tls_exchange_works(void)
 
 void tls_exchange_thread_end(void)
 {
-	forget_reader();
+	forget_import_ctx();
 	tls_record_thread_end();
 }
 
