@@ -704,6 +704,112 @@ def test_more_than_the_client_hello(ser, certs):
     resumes(ser, client)
 
 
+def with_protocols(size: int) -> Shape:
+    """So many bytes of ALPN, which SER overlooks, in a ClientHello."""
+    names = ["x" * 99] * (size // 100 - 1)
+    names.append("x" * (size - 100 * len(names) - 1))
+    return lambda context: context.set_alpn_protocols(names)
+
+
+def hello_of(ser, certs, size: int) -> int:
+    """Bytes of a ClientHello with so many of ALPN."""
+    context = certs.client_context(**ONLY_12)
+    with_protocols(size)(context)
+    with RawTls(ser.tls_port, context) as raw:
+        return sum(len(payload) for _, payload in split_records(raw.flight()))
+
+
+def test_a_client_hello_of_every_length(ser, certs):
+    """A reader that waits keeps it in shared memory, so a long one stays with the engine; it does as well."""
+    room = 4096 - hello_of(ser, certs, 3000) + 3000
+    for size, engine in ((2, 0), (room, 0), (room + 1, 1), (5000, 1), (16300, 1), (60000, 1)):
+        with Exchanging(ser, certs, shape=with_protocols(size), engine=engine) as client:
+            client.answer().talks()
+        resumes(ser, client)
+
+
+@pytest.mark.parametrize("size", [4096, 8000, 14000, 60000])
+def test_a_long_client_hello_takes_no_shared_memory(pool, certs, size):
+    ser = pool.fresh(tls=certs.server_params(handshake_timeout=60), readers=2).start()
+
+    def each(more: int) -> tuple[float, int]:
+        """Shared memory of a client that is half open, and how many the engine has of 30."""
+        used = ser.shm_used()
+        with contextlib.ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(Exchanging(ser, certs, shape=with_protocols(more), engine=None))
+            time.sleep(0.05)
+            wait_until(lambda: sessions(ser) in (0, 30), 5, "the engine to have answered")
+            found = (ser.shm_used() - used) / 30, sessions(ser)
+        ser.wait_connections(0)
+        return found
+
+    each(2)
+    (short, left), (long, kept) = each(2), each(size)
+    assert long <= short + 512, (short, long)
+    assert (left, kept) == (0, 30)
+
+
+# The begin of a message, of which OpenSSL keeps a part for itself: a ClientKeyExchange, or none that it knows.
+BEGINS = [b"\x10", b"\x10\0", b"\x10\0\0", b"\xff\xff\xff", b"\0"]
+SHARE = b"\x10\0\0\x21\x20"  # what every ClientKeyExchange with a key of X25519 begins with
+
+
+def behind(more: bytes) -> Put:
+    """With more in the record of the ClientHello."""
+    return lambda sock, hello: sock.sendall(record(HANDSHAKE, hello[5:] + more, 0x0301))
+
+
+def next_to(more: bytes) -> Put:
+    """With more in a record of its own."""
+    return lambda sock, hello: sock.sendall(hello + plain(more))
+
+
+@pytest.fixture(params=[behind, next_to], ids=["behind", "next_to"])
+def place(request) -> Callable[[bytes], Put]:
+    return request.param
+
+
+@pytest.fixture
+def both(pool, certs):
+    """A SER, and one whose engine reads all messages of its clients."""
+    return [pool.get(tls=certs.server_params(handshake_timeout=3, **more)) for more in ({}, KEY_LOG)]
+
+
+@pytest.mark.parametrize("begin", BEGINS)
+def test_a_message_that_has_begun_and_does_not_go_on(both, certs, begin, place):
+    """The client's next message is not what OpenSSL takes for it, so it is refused; so is it here."""
+    found = []
+    for ser in both:
+        with Exchanging(ser, certs, put=place(begin), engine=1) as client:
+            got = client.answer().alert()
+            line = ser.wait_failure(client.port)
+            found.append((line["reason"], line.get("alert_sent")))
+            assert got in (line.get("alert_sent"), None) and not ser.established(client.port)
+        held(ser, 0)
+    assert found[0] == found[1] and found[0][0] != LATE
+
+
+@pytest.mark.parametrize("size", range(1, len(SHARE) + 1))
+def test_a_message_that_has_begun_and_goes_on(both, certs, size, place):
+    for ser in both:
+        with Exchanging(ser, certs, put=place(SHARE[:size]), engine=1) as client:
+            client.put(plain(client.key_exchange[size:]), CHANGE, client.seal(client.finished)).talks()
+            line, = ser.established(client.port)
+            assert line["resumed"] == "no"
+        resumes(ser, client)
+
+
+@pytest.mark.parametrize("name", ["last_bit", "change_first", "damaged", "key_exchange_again"])
+def test_bad_after_a_message_that_has_begun(both, certs, name):
+    make, _, alert = BAD[name]
+    for ser in both:
+        with Exchanging(ser, certs, put=behind(SHARE[:2]), engine=1) as client:
+            rest = make(client).replace(plain(client.key_exchange), plain(client.key_exchange[2:]), 1)
+            assert client.put(rest).alert() in (alert, None)
+            assert ser.wait_failure(client.port)["alert_sent"] == alert
+
+
 def test_a_key_log_that_is_switched_on_meanwhile(pool, certs):
     """It has the connections whose ClientHello comes from then on."""
     ser = pool.get(tls=certs.server_params(keylog_mode=1, keylog_file="keys"))

@@ -23,8 +23,8 @@ from test_attributes import ASK, NULL, WIDE, _as_variables, _params, ask_all, ce
 from test_attributes import pair  # noqa: F401, a fixture
 from test_key_exchange import (AEAD, ANY_SUITE, CERTIFICATE, CHANGE, CLOSED, KEY_EXCHANGE, KEY_LOG, LATE,
                                NO_EXTENDED_MASTER_SECRET, ONLY_12, OVERFLOW, PEER, PLAIN_WARNING, SIP, TICKET,
-                               UNEXPECTED, WARNING, Exchanging, Put, Shape, asked, flip, half_open, held, many, message,
-                               option, plain, resumes)
+                               UNEXPECTED, WARNING, Exchanging, Put, Shape, asked, behind, flip, half_open, held, many,
+                               message, option, plain, resumes)
 from test_resumption import cluster, make_keys, put_keys
 from test_wss import ROUTES
 
@@ -673,6 +673,27 @@ def test_a_warning_with_the_client_hello(ser, certs, shape):
     with Resuming(ser, meet(ser, certs, shape), put=lambda sock, hello: sock.sendall(hello + PLAIN_WARNING),
                   engine=1) as client:
         client.answer().talks()
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("begin", [b"\x14", b"\x14\0\0", b"\x10", b"\xff\xff\xff", b"\0"])
+def test_a_message_that_has_begun(ser, certs, shape, begin, goes_on):
+    """In the record of the ClientHello, where a part of it stays with OpenSSL; the same again with a packet that the
+    engine has to wait for."""
+    found = []
+    for more in (b"", CHANGE[:1]):
+        def put(sock, hello):
+            behind(begin)(sock, hello)
+            sock.sendall(more)
+
+        with Resuming(ser, meet(ser, certs, shape), put=put, engine=1) as client:
+            rest = client.finished[len(begin) if goes_on else 0:]
+            assert client.put(CHANGE[len(more):], client.seal(rest)).alert() == UNEXPECTED
+            line = ser.wait_failure(client.port)
+            found.append((line["reason"], line["alert_sent"]))
+            assert not ser.established(client.port)
+        held(ser, 0)
+    assert found[0] == found[1]
 
 
 # -- a key log ---------------------------------------------------------------------------------------
