@@ -26,6 +26,24 @@ size_t unhex(const char *digits, uint8_t *out)
 	return n;
 }
 
+uint8_t *pattern(size_t len)
+{
+	static uint8_t text[PATTERN_MAX];
+	static uint8_t salt;
+
+	assert_true(len <= sizeof(text));
+	salt += 13;
+	for (size_t i = 0; i < len; i++)
+		text[i] = (uint8_t)(i * 31 + (i >> 8) + salt);
+	return text;
+}
+
+void assert_zeros(const void *memory, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		assert_int_equal(((const uint8_t *)memory)[i], 0);
+}
+
 /* Takes the key. */
 static void use_key(SSL_CTX *ctx, EVP_PKEY *key)
 {

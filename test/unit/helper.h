@@ -11,6 +11,12 @@
 /* Reads hex digits to out. Returns the bytes. */
 size_t unhex(const char *digits, uint8_t *out);
 
+/* Bytes that are others with each call; good until the next one. len is PATTERN_MAX at most. */
+#define PATTERN_MAX (1 << 18)
+uint8_t *pattern(size_t len);
+
+void assert_zeros(const void *memory, size_t len);
+
 /* Gives ctx a new key, ECDSA P-256, and its own certificate for it. */
 void make_identity(SSL_CTX *ctx);
 

@@ -125,12 +125,6 @@ HIDDEN int HMAC_Final(HMAC_CTX *ctx, unsigned char *out, unsigned int *len)
 }
 #endif
 
-static void assert_zeros(const void *memory, size_t len)
-{
-	for (size_t i = 0; i < len; i++)
-		assert_int_equal(((const uint8_t *)memory)[i], 0);
-}
-
 /* ---- a client and a server ---- */
 
 static void on_keylog(const SSL *ssl, const char *line)
@@ -336,17 +330,6 @@ static void assert_established(const struct link *l)
 	assert_int_equal(l->rc, 1);
 	assert_int_equal(l->s.flags, 0);
 	assert_zeros(&l->a, sizeof(l->a));
-}
-
-static uint8_t *pattern(size_t len)
-{
-	static uint8_t text[WIRE_MAX];
-	static uint8_t salt;
-
-	salt += 13;
-	for (size_t i = 0; i < len; i++)
-		text[i] = (uint8_t)(i * 31 + (i >> 8) + salt);
-	return text;
 }
 
 static void link_say(struct link *l, size_t len)

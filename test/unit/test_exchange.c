@@ -38,12 +38,6 @@
 
 #include "test_exchange_rows.h"
 
-static void assert_zeros(const void *memory, size_t len)
-{
-	for (size_t i = 0; i < len; i++)
-		assert_int_equal(((const uint8_t *)memory)[i], 0);
-}
-
 /* ---- what a ServerHello says ---- */
 
 /* Memory that ends where the message does. */
@@ -1273,17 +1267,6 @@ static void link_finish(struct link *l)
 	assert_int_equal(SSL_get_extms_support(l->client), 1);
 	assert_int_equal(l->s.wr.seq, 1);
 	l->nonce = 1;
-}
-
-static uint8_t *pattern(size_t len)
-{
-	static uint8_t text[WIRE_MAX];
-	static uint8_t salt;
-
-	salt += 13;
-	for (size_t i = 0; i < len; i++)
-		text[i] = (uint8_t)(i * 31 + (i >> 8) + salt);
-	return text;
 }
 
 static void link_say(struct link *l, size_t len, bool gcm)

@@ -237,17 +237,6 @@ static void link_drain(struct link *l, size_t step)
 	}
 }
 
-static uint8_t *pattern(size_t len)
-{
-	static uint8_t text[WIRE_MAX];
-	static uint8_t salt;
-
-	salt += 13;
-	for (size_t i = 0; i < len; i++)
-		text[i] = (uint8_t)(i * 31 + (i >> 8) + salt);
-	return text;
-}
-
 /* The stream says len bytes and the peer must read them. */
 static void link_say(struct link *l, size_t len, size_t fragment)
 {
