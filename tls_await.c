@@ -13,15 +13,21 @@ void tls_await_wipe(struct tls_await *a)
 	OPENSSL_cleanse(a, sizeof(*a));
 }
 
+/* The header of a Finished with a content of size bytes. */
+static void await_expect(struct tls_await *a, size_t size)
+{
+	a->expected[0] = TLS_MESSAGE_FINISHED;
+	a->expected[3] = (uint8_t)size;
+	a->expected_len = (uint8_t)(TLS_MESSAGE_HEADER + size);
+}
+
 int tls_await_init(struct tls_await *a, uint8_t aead, uint8_t hash, const uint8_t *secret,
 		   const uint8_t *transcript)
 {
 	size_t size = tls_kdf_hash_size(hash);
 
 	memset(a, 0, sizeof(*a));
-	a->expected[0] = TLS_MESSAGE_FINISHED;
-	a->expected[3] = (uint8_t)size;
-	a->expected_len = (uint8_t)(TLS_MESSAGE_HEADER + size);
+	await_expect(a, size);
 	if (tls_record_keys_1_3(&a->keys, aead, hash, secret, size) == 0 &&
 	    tls_kdf_finished(hash, secret, transcript, a->expected + TLS_MESSAGE_HEADER) == 0)
 		return 0;
@@ -53,13 +59,6 @@ void tls_await_begin(struct tls_stream *s, struct tls_await *a)
 	s->flags |= TLS_STREAM_AWAITS;
 }
 
-static void await_expect_1_2(struct tls_await *a)
-{
-	a->expected[0] = TLS_MESSAGE_FINISHED;
-	a->expected[3] = TLS_EXCHANGE_VERIFY;
-	a->expected_len = TLS_EXCHANGE_FINISHED;
-}
-
 void tls_await_begin_resumed(struct tls_stream *s, struct tls_await *a,
 			     const uint8_t verify_data[TLS_EXCHANGE_VERIFY])
 {
@@ -67,7 +66,7 @@ void tls_await_begin_resumed(struct tls_stream *s, struct tls_await *a,
 	a->step = TLS_AWAIT_CHANGE;
 	a->keys = s->rd;
 	a->keys.seq = 0; /* what was counted so far was not protected */
-	await_expect_1_2(a);
+	await_expect(a, TLS_EXCHANGE_VERIFY);
 	memcpy(a->expected + TLS_MESSAGE_HEADER, verify_data, TLS_EXCHANGE_VERIFY);
 	s->flags |= TLS_STREAM_AWAITS;
 }
@@ -159,7 +158,7 @@ static int await_key_exchange(struct tls_stream_call *c, struct tls_await *a,
 	if (a->received[TLS_MESSAGE_HEADER] != TLS_EXCHANGE_KEY)
 		return tls_stream_fail(c, TLS_ALERT_DECODE_ERROR, "bad length of a key share");
 	a->received_len = 0;
-	await_expect_1_2(a);
+	await_expect(a, TLS_EXCHANGE_VERIFY);
 	if (tls_exchange_keys(&a->exchange, a->messages, a->received, &a->keys, &c->s->wr,
 			      a->expected + TLS_MESSAGE_HEADER, &alert) != 0)
 		return tls_stream_fail(c, alert,

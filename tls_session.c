@@ -86,12 +86,12 @@ static void note_message(struct tls_session *s, struct tls_session_io *io, const
 {
 	if (message[0] == SSL3_MT_SERVER_HELLO)
 		tls_traffic_note_hello(&s->traffic, message, len);
-	if (len <= io->messages_size - io->messages_len)
-		memcpy(io->messages + io->messages_len, message, len);
-	else
-		len = 0;
+	if (len > io->messages_size - io->messages_len) {
+		io->messages_cut = true;
+		return;
+	}
+	memcpy(io->messages + io->messages_len, message, len);
 	io->messages_len += len;
-	io->messages_cut |= len == 0;
 }
 
 static void on_message(int sent, int version, int type, const void *data, size_t len, SSL *ssl,

@@ -12,16 +12,11 @@
  * Input: one byte of suite and ticket, then steps: kind, type, two bytes of length, content. The
  * content is what differs from what is due: zeros are the right message, or a part of it.
  */
+#include "steps.h"
 #include "tls_await.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define REQUIRE(x)                                                                                 \
-	do {                                                                                       \
-		if (!(x))                                                                          \
-			abort();                                                                   \
-	} while (0)
 
 #define MESSAGES 100
 #define SESSION  150
@@ -41,12 +36,6 @@ enum step_kind {
 	STEP_ALERT,
 	STEP_REPEAT, /* a record, many times */
 	STEP_KINDS,
-};
-
-struct step {
-	uint8_t kind, type;
-	const uint8_t *content;
-	size_t len;
 };
 
 /* RFC 7748 section 6.1: the client is Alice, the server Bob. */
@@ -219,23 +208,6 @@ static void stream_reads(struct tls_stream *s, const uint8_t *bytes, size_t len)
 	free(reply);
 }
 
-/* The next step of the input, or 0. */
-static int next_step(const uint8_t **data, size_t *size, struct step *step)
-{
-	const uint8_t *p = *data;
-	size_t len;
-
-	if (*size < 4)
-		return 0;
-	len = (size_t)p[2] << 8 | p[3];
-	len = len < *size - 4 ? len : *size - 4;
-	len = len < TLS_RECORD_MAX_PLAIN ? len : TLS_RECORD_MAX_PLAIN;
-	*step = (struct step){p[0] % STEP_KINDS, p[1], p + 4, len};
-	*data += 4 + len;
-	*size -= 4 + len;
-	return 1;
-}
-
 /* What the client has to say next, of which it has said a part. */
 static const uint8_t *due_next(const struct step *step, size_t *len)
 {
@@ -343,7 +315,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	setup(&s, *data++);
 	size--;
-	while (next_step(&data, &size, &step))
+	while (next_step(&data, &size, STEP_KINDS, TLS_RECORD_MAX_PLAIN, &step))
 		run_step(&s, &step);
 	return 0;
 }

@@ -13,16 +13,11 @@
  * type, two bytes of length, content. While the Finished is due, a handshake record's content is
  * what differs from it: zeros are the right one, or a part of it.
  */
+#include "steps.h"
 #include "tls_await.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define REQUIRE(x)                                                                                 \
-	do {                                                                                       \
-		if (!(x))                                                                          \
-			abort();                                                                   \
-	} while (0)
 
 enum config {
 	CONFIG_1_3 = 1,
@@ -40,12 +35,6 @@ enum step_kind {
 	STEP_ALERT,
 	STEP_REPEAT, /* a record, many times */
 	STEP_KINDS,
-};
-
-struct step {
-	uint8_t kind, type;
-	const uint8_t *content;
-	size_t len;
 };
 
 static struct tls_record_keys mirror; /* how the peer reads what the stream writes */
@@ -163,23 +152,6 @@ static void stream_reads(struct tls_stream *s, const uint8_t *bytes, size_t len)
 	free(reply);
 }
 
-/* The next step of the input, or 0. */
-static int next_step(const uint8_t **data, size_t *size, struct step *step)
-{
-	const uint8_t *p = *data;
-	size_t len;
-
-	if (*size < 4)
-		return 0;
-	len = (size_t)p[2] << 8 | p[3];
-	len = len < *size - 4 ? len : *size - 4;
-	len = len < TLS_RECORD_MAX_PLAIN - 300 ? len : TLS_RECORD_MAX_PLAIN - 300;
-	*step = (struct step){p[0] % STEP_KINDS, p[1], p + 4, len};
-	*data += 4 + len;
-	*size -= 4 + len;
-	return 1;
-}
-
 static size_t seal_step(const struct tls_stream *s, const struct step *step, uint8_t *rec)
 {
 	static uint8_t inner[TLS_RECORD_MAX_PLAIN];
@@ -252,7 +224,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	setup(&s, *data++);
 	size--;
-	while (next_step(&data, &size, &step))
+	while (next_step(&data, &size, STEP_KINDS, TLS_RECORD_MAX_PLAIN - 300, &step))
 		run_step(&s, &step);
 	return 0;
 }

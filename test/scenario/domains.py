@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def put(ser: Ser, *texts: str, name: str = "tls.cfg") -> Path:
 def load(ser: Ser, *texts: str) -> None:
     put(ser, *texts)
     assert ser.rpc("tls.reload") == OK
+
+
+def one_domain(certs: Folder, name: str) -> tuple[str, str]:
+    """A domain of that name, beside the default one."""
+    return base(certs), section("server:any", server_name=name, server_name_mode=0, **own(certs))
+
+
+def replace_domain(ser: Ser, certs: Folder) -> None:
+    """The only domain is gone and another one is new, which nobody uses."""
+    load(ser, base(certs))
+    time.sleep(1.5)  # once a second the engine frees what nobody uses
+    load(ser, *one_domain(certs, "other.example.net"))
+    rows = {row["name"]: int(row["connections"]) for row in ser.rpc("tls.domains")}
+    assert rows["server:any other.example.net"] == 0, rows
 
 
 def fault(ser: Ser, method: str, *params: object) -> str:

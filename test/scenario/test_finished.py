@@ -11,8 +11,9 @@ import pytest
 
 from certs import DOMAIN, V
 from clients import (ALERT, ALERT_NAMES, APPLICATION, CHANGE_CIPHER_SPEC, HANDSHAKE, TIMEOUT, Direction13, RawTls,
-                     Tool, UdpClient, logged_secrets, openssl_client, read_all, record, request, split_records, trickle)
-from domains import base, load, own, section, site
+                     Tool, UdpClient, half_wrong, logged_secrets, openssl_client, read_all, record, request,
+                     split_records, trickle)
+from domains import one_domain, replace_domain, site
 from ser import free_port, wait_until
 
 SUITES = ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"]
@@ -249,16 +250,9 @@ def test_a_half_open_handshake_keeps_nothing_in_the_engine(pool, certs):
 
 def test_a_reload_meanwhile(pool, certs):
     """The domain is gone and another one is new, but the connection is the old one's."""
-    def texts(name: str) -> tuple[str, str]:
-        return base(certs), section("server:any", server_name=name, server_name_mode=0, **own(certs))
-
-    ser = site(pool, certs, fresh=True, cfg="".join(texts(DOMAIN)))
+    ser = site(pool, certs, fresh=True, cfg="".join(one_domain(certs, DOMAIN)))
     with Finishing(ser, certs) as client:
-        load(ser, base(certs))
-        time.sleep(1.5)  # once a second the engine frees what nobody uses
-        load(ser, *texts("other.example.net"))
-        rows = {row["name"]: int(row["connections"]) for row in ser.rpc("tls.domains")}
-        assert rows["server:any other.example.net"] == 0, rows
+        replace_domain(ser, certs)
         client.put(client.last)
         client.raw.send(client.raw.build())
         assert client.raw.recv().status == 200
@@ -269,21 +263,15 @@ def test_a_reload_meanwhile(pool, certs):
 def test_many_at_once(pool, certs):
     """Half of them are right; no reader takes one for the other."""
     ser = pool.fresh(tls=certs.server_params(), readers=4).start()
-    wrong: list[str] = []
 
-    def run(seed: int) -> None:
-        for turn in range(12):
-            with Finishing(ser, certs) as client:
-                if (seed + turn) % 2:
-                    client.put(client.last).talks()
-                elif client.put(client.seal(_flip(client.finished, 4 + turn))).alert() != "decrypt_error":
-                    wrong.append(f"{seed}.{turn}")
+    def attempt(turn: int, right: bool) -> bool:
+        with Finishing(ser, certs) as client:
+            if not right:
+                return client.put(client.seal(_flip(client.finished, 4 + turn))).alert() == "decrypt_error"
+            client.put(client.last).talks()
+        return True
 
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    wrong = half_wrong(attempt)
     assert not wrong and len(ser.failures()) == 36 and len(ser.established()) == 36
 
 

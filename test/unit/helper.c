@@ -38,6 +38,22 @@ uint8_t *pattern(size_t len)
 	return text;
 }
 
+void assert_reads(SSL *ssl, const uint8_t *wire, size_t n, const uint8_t *text, size_t len)
+{
+	static uint8_t back[PATTERN_MAX];
+	size_t got = 0;
+
+	assert_int_equal(BIO_write(SSL_get_rbio(ssl), wire, (int)n), n);
+	while (got < len) {
+		int part = SSL_read(ssl, back + got, (int)(sizeof(back) - got));
+
+		assert_true(part > 0);
+		got += (size_t)part;
+	}
+	assert_int_equal(got, len);
+	assert_memory_equal(back, text, len);
+}
+
 void assert_zeros(const void *memory, size_t len)
 {
 	for (size_t i = 0; i < len; i++)
