@@ -128,6 +128,8 @@ UNIT_PLAIN := $(UNIT_TESTS:test/unit/%.c=$B/unit/plain/%)
 UNIT_ASAN := $(UNIT_TESTS:test/unit/%.c=$B/unit/asan/%)
 unit_objs = $(addprefix $B/unit/$(1)/obj/,$(SRCS:.c=.o) $(UNIT_HELPERS:.c=.o))
 UNIT_CFLAGS := -O1 -g -UNDEBUG -Itest/unit
+# test/unit/aead.c stands before these
+UNIT_WRAP := -Wl,--wrap=tls_aead_seal,--wrap=tls_aead_open
 
 $B/unit/plain/obj/%.o: %.c $(OBJ_DEPS)
 	@mkdir -p $(@D)
@@ -140,9 +142,9 @@ $B/unit/plain/libtls.a: $(call unit_objs,plain)
 $B/unit/asan/libtls.a: $(call unit_objs,asan)
 	$(Q)rm -f $@ && ar rcs $@ $^
 $B/unit/plain/%: $B/unit/plain/obj/test/unit/%.o $B/unit/plain/libtls.a
-	$(call say,LD,$@)$(CC) $(HOST_CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(ALL_LIBS)
+	$(call say,LD,$@)$(CC) $(HOST_CFLAGS) $(LDFLAGS) $(UNIT_WRAP) -o $@ $^ -lcmocka $(ALL_LIBS)
 $B/unit/asan/%: $B/unit/asan/obj/test/unit/%.o $B/unit/asan/libtls.a
-	$(call say,LD,$@)$(CC) $(HOST_CFLAGS) $(LDFLAGS) $(SANITIZE) -o $@ $^ -lcmocka $(ALL_LIBS)
+	$(call say,LD,$@)$(CC) $(HOST_CFLAGS) $(LDFLAGS) $(SANITIZE) $(UNIT_WRAP) -o $@ $^ -lcmocka $(ALL_LIBS)
 
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,possible
 unit: $(UNIT_PLAIN) $(UNIT_ASAN)

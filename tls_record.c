@@ -9,55 +9,16 @@
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
 
 #include <string.h>
 
-#define RECORD_TAG      16
 #define RECORD_SALT     4  /* RFC 5288 section 3 */
 #define RECORD_EXPLICIT 8  /* likewise: the explicit part of the nonce */
 #define RECORD_AAD_MAX  13 /* RFC 5246 section 6.2.3.3 */
 
-enum record_direction {
-	RECORD_OPEN,
-	RECORD_SEAL,
-};
-
-/*
- * Owner: the thread. Kept between records because to make one, and to look the cipher up,
- * costs more than a record does; the key is set anew for each record, since the next one
- * may be another connection's.
- */
-static __thread EVP_CIPHER_CTX *record_ctx[TLS_AEAD_CHACHA20_POLY1305 + 1][2];
-
-size_t tls_record_key_size(uint8_t aead)
-{
-	switch (aead) {
-	case TLS_AEAD_AES_128_GCM:
-		return 16;
-	case TLS_AEAD_AES_256_GCM:
-	case TLS_AEAD_CHACHA20_POLY1305:
-		return 32;
-	default:
-		return 0;
-	}
-}
-
 void tls_record_keys_wipe(struct tls_record_keys *k)
 {
 	OPENSSL_cleanse(k, sizeof(*k));
-}
-
-static const EVP_CIPHER *record_cipher(uint8_t aead)
-{
-	switch (aead) {
-	case TLS_AEAD_AES_128_GCM:
-		return EVP_aes_128_gcm();
-	case TLS_AEAD_AES_256_GCM:
-		return EVP_aes_256_gcm();
-	default:
-		return EVP_chacha20_poly1305();
-	}
 }
 
 /* HKDF-Expand-Label with an empty context (RFC 8446 sections 7.2 and 7.3). */
@@ -76,7 +37,7 @@ static int record_expand(uint8_t hash, const uint8_t *secret, const char *label,
 int tls_record_keys_1_3(struct tls_record_keys *k, uint8_t aead, uint8_t hash,
 			const uint8_t *secret, size_t secret_len)
 {
-	size_t key_len = tls_record_key_size(aead);
+	size_t key_len = tls_aead_key_size(aead);
 
 	memset(k, 0, sizeof(*k));
 	if (key_len == 0 || secret_len == 0 || secret_len != tls_kdf_hash_size(hash))
@@ -86,7 +47,7 @@ int tls_record_keys_1_3(struct tls_record_keys *k, uint8_t aead, uint8_t hash,
 	k->hash = hash;
 	memcpy(k->secret, secret, secret_len);
 	if (record_expand(hash, secret, "tls13 key", k->key, key_len) == 0 &&
-	    record_expand(hash, secret, "tls13 iv", k->iv, TLS_RECORD_IV) == 0)
+	    record_expand(hash, secret, "tls13 iv", k->iv, TLS_AEAD_NONCE) == 0)
 		return 0;
 	tls_record_keys_wipe(k);
 	return -1;
@@ -146,9 +107,9 @@ int tls_record_keys_1_2(struct tls_record_keys *client, struct tls_record_keys *
 			uint8_t aead, uint8_t hash, const uint8_t *master,
 			const uint8_t *client_random, const uint8_t *server_random)
 {
-	uint8_t block[2 * (TLS_RECORD_MAX_KEY + TLS_RECORD_IV)];
-	size_t key_len = tls_record_key_size(aead);
-	size_t iv_len = aead == TLS_AEAD_CHACHA20_POLY1305 ? TLS_RECORD_IV : RECORD_SALT;
+	uint8_t block[2 * (TLS_AEAD_MAX_KEY + TLS_AEAD_NONCE)];
+	size_t key_len = tls_aead_key_size(aead);
+	size_t iv_len = aead == TLS_AEAD_CHACHA20_POLY1305 ? TLS_AEAD_NONCE : RECORD_SALT;
 	int rc = -1;
 
 	memset(client, 0, sizeof(*client));
@@ -215,92 +176,10 @@ static size_t record_aad(const struct tls_record_keys *k, uint64_t seq, const ui
 	return RECORD_AAD_MAX;
 }
 
-/* The thread's context for one AEAD and direction, or NULL. */
-static EVP_CIPHER_CTX *record_ctx_get(uint8_t aead, enum record_direction direction)
-{
-	EVP_CIPHER_CTX *ctx = record_ctx[aead][direction];
-
-	if (ctx)
-		return ctx;
-	ctx = EVP_CIPHER_CTX_new();
-	if (ctx && EVP_CipherInit_ex(ctx, record_cipher(aead), NULL, NULL, NULL,
-				     direction == RECORD_SEAL) <= 0) {
-		EVP_CIPHER_CTX_free(ctx);
-		ctx = NULL;
-	}
-	record_ctx[aead][direction] = ctx;
-	return ctx;
-}
-
-void tls_record_forget(void)
-{
-	static const uint8_t zeros[TLS_RECORD_MAX_KEY];
-
-	for (size_t aead = 0; aead < sizeof(record_ctx) / sizeof(record_ctx[0]); aead++)
-		for (int direction = RECORD_OPEN; direction <= RECORD_SEAL; direction++)
-			if (record_ctx[aead][direction])
-				EVP_CipherInit_ex(record_ctx[aead][direction], NULL, NULL, zeros,
-						  NULL, direction == RECORD_SEAL);
-}
-
 void tls_record_thread_end(void)
 {
-	for (size_t aead = 0; aead < sizeof(record_ctx) / sizeof(record_ctx[0]); aead++) {
-		EVP_CIPHER_CTX_free(record_ctx[aead][RECORD_OPEN]);
-		EVP_CIPHER_CTX_free(record_ctx[aead][RECORD_SEAL]);
-		record_ctx[aead][RECORD_OPEN] = NULL;
-		record_ctx[aead][RECORD_SEAL] = NULL;
-	}
+	tls_aead_thread_end();
 	tls_kdf_thread_end();
-}
-
-/* Gives the AEAD its key, nonce and additional data. */
-static EVP_CIPHER_CTX *record_crypt_begin(const struct tls_record_keys *k,
-					  enum record_direction direction, const uint8_t *nonce,
-					  const uint8_t *aad, size_t aad_len)
-{
-	EVP_CIPHER_CTX *ctx = record_ctx_get(k->aead, direction);
-	int n;
-
-	if (!ctx ||
-	    EVP_CipherInit_ex(ctx, NULL, NULL, k->key, nonce, direction == RECORD_SEAL) <= 0 ||
-	    EVP_CipherUpdate(ctx, NULL, &n, aad, (int)aad_len) <= 0)
-		return NULL;
-	return ctx;
-}
-
-/* Decrypts len bytes in place and checks the tag behind them. */
-static int record_decrypt(const struct tls_record_keys *k, const uint8_t *nonce, const uint8_t *aad,
-			  size_t aad_len, uint8_t *body, size_t len)
-{
-	EVP_CIPHER_CTX *ctx = record_crypt_begin(k, RECORD_OPEN, nonce, aad, aad_len);
-	int n;
-
-	if (ctx && EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, RECORD_TAG, body + len) > 0 &&
-	    (len == 0 || EVP_CipherUpdate(ctx, body, &n, body, (int)len) > 0) &&
-	    EVP_CipherFinal_ex(ctx, body + len, &n) > 0)
-		return 0;
-	ERR_clear_error();
-	return -1;
-}
-
-/* Encrypts len bytes from in to out, in TLS 1.3 the inner type after them, and puts the tag
- * behind that. */
-static int record_encrypt(const struct tls_record_keys *k, const uint8_t *nonce, const uint8_t *aad,
-			  size_t aad_len, const uint8_t *in, size_t len, const uint8_t *inner_type,
-			  uint8_t *out)
-{
-	EVP_CIPHER_CTX *ctx = record_crypt_begin(k, RECORD_SEAL, nonce, aad, aad_len);
-	uint8_t *tag = out + len + (inner_type ? 1 : 0);
-	int n;
-
-	if (ctx && (len == 0 || EVP_CipherUpdate(ctx, out, &n, in, (int)len) > 0) &&
-	    (!inner_type || EVP_CipherUpdate(ctx, out + len, &n, inner_type, 1) > 0) &&
-	    EVP_CipherFinal_ex(ctx, tag, &n) > 0 &&
-	    EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, RECORD_TAG, tag) > 0)
-		return 0;
-	ERR_clear_error();
-	return -1;
 }
 
 static int record_refuse(uint8_t *alert, uint8_t value)
@@ -368,7 +247,7 @@ int tls_record_peek_clear(const uint8_t *buf, size_t len, struct tls_record_head
 /* Known keys that have a number left. */
 static int record_usable(const struct tls_record_keys *k)
 {
-	return tls_record_key_size(k->aead) != 0 && k->seq != UINT64_MAX &&
+	return tls_aead_key_size(k->aead) != 0 && k->seq != UINT64_MAX &&
 	       (k->version == TLS_VERSION_1_2 || k->version == TLS_VERSION_1_3);
 }
 
@@ -391,25 +270,25 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
 {
 	int inner = k->version == TLS_VERSION_1_3;
 	size_t prefix = TLS_RECORD_HEADER + record_explicit_size(k);
-	uint8_t nonce[TLS_RECORD_IV];
+	uint8_t nonce[TLS_AEAD_NONCE];
 	uint8_t aad[RECORD_AAD_MAX];
-	size_t aad_len;
+	struct tls_aead_with with = {k->aead, k->key, nonce, aad, 0};
 	size_t len;
 
 	*plain = NULL;
 	*plain_len = 0;
 	if (!record_usable(k))
 		return record_refuse(alert, TLS_ALERT_INTERNAL_ERROR);
-	if (size < prefix + RECORD_TAG || size != TLS_RECORD_HEADER + record_length(rec))
+	if (size < prefix + TLS_AEAD_TAG || size != TLS_RECORD_HEADER + record_length(rec))
 		return record_refuse(alert, TLS_ALERT_BAD_RECORD_MAC);
-	len = size - prefix - RECORD_TAG;
+	len = size - prefix - TLS_AEAD_TAG;
 	if (len > TLS_RECORD_MAX_PLAIN + (size_t)inner)
 		return record_refuse(alert, TLS_ALERT_RECORD_OVERFLOW);
 	record_nonce_xor(k, k->seq, nonce);
 	if (prefix > TLS_RECORD_HEADER)
 		memcpy(nonce + RECORD_SALT, rec + TLS_RECORD_HEADER, RECORD_EXPLICIT);
-	aad_len = record_aad(k, k->seq, rec, len, aad);
-	if (record_decrypt(k, nonce, aad, aad_len, rec + prefix, len) != 0)
+	with.aad_len = record_aad(k, k->seq, rec, len, aad);
+	if (tls_aead_open(&with, rec + prefix, len) != 0)
 		return record_refuse(alert, TLS_ALERT_BAD_RECORD_MAC);
 	*type = rec[0];
 	if (inner && record_inner_type(rec + prefix, &len, type, alert) != 0)
@@ -442,24 +321,28 @@ size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *i
 {
 	int inner = k->version == TLS_VERSION_1_3;
 	size_t explicit_len = record_explicit_size(k);
-	size_t size = explicit_len + len + (size_t)inner + RECORD_TAG;
-	uint8_t nonce[TLS_RECORD_IV];
+	size_t size = explicit_len + len + (size_t)inner + TLS_AEAD_TAG;
+	uint8_t nonce[TLS_AEAD_NONCE];
 	uint8_t aad[RECORD_AAD_MAX];
-	size_t aad_len;
+	struct tls_aead_with with = {k->aead, k->key, nonce, aad, 0};
+	uint8_t *text;
 	uint64_t seq;
 
 	if (!record_usable(k) || len > TLS_RECORD_MAX_PLAIN)
 		return 0;
 	seq = k->seq++;
-	record_put_header(inner ? TLS_CONTENT_APPLICATION_DATA : type, size, out);
+	text = record_put_header(inner ? TLS_CONTENT_APPLICATION_DATA : type, size, out);
 	record_nonce_xor(k, seq, nonce);
 	if (explicit_len != 0) {
 		record_put64(nonce + RECORD_SALT, record_get64(k->iv + RECORD_SALT) + seq);
-		memcpy(out + TLS_RECORD_HEADER, nonce + RECORD_SALT, RECORD_EXPLICIT);
+		memcpy(text, nonce + RECORD_SALT, RECORD_EXPLICIT);
+		text += RECORD_EXPLICIT;
 	}
-	aad_len = record_aad(k, seq, out, len, aad);
-	if (record_encrypt(k, nonce, aad, aad_len, in, len, inner ? &type : NULL,
-			   out + TLS_RECORD_HEADER + explicit_len) != 0)
+	with.aad_len = record_aad(k, seq, out, len, aad);
+	memcpy(text, in, len);
+	if (inner)
+		text[len] = type;
+	if (tls_aead_seal(&with, text, len + (size_t)inner) != 0)
 		return 0;
 	return TLS_RECORD_HEADER + size;
 }

@@ -12,6 +12,7 @@
 #ifndef TLS_RECORD_H
 #define TLS_RECORD_H
 
+#include "tls_aead.h"
 #include "tls_kdf.h"
 
 #include <stddef.h>
@@ -23,15 +24,13 @@
 #define TLS_RECORD_MAX_CIPHER_1_3 (TLS_RECORD_MAX_PLAIN + 256)  /* RFC 8446 section 5.2 */
 #define TLS_RECORD_MAX            (TLS_RECORD_HEADER + TLS_RECORD_MAX_CIPHER)
 /* header + explicit nonce (TLS 1.2 GCM) or inner type (TLS 1.3) + tag */
-#define TLS_RECORD_OVERHEAD (TLS_RECORD_HEADER + 8 + 16)
+#define TLS_RECORD_OVERHEAD (TLS_RECORD_HEADER + 8 + TLS_AEAD_TAG)
 
 #define TLS_MESSAGE_HEADER 4  /* type and length of a message, RFC 8446 section 4 */
 #define TLS_MASTER_SECRET  48 /* bytes, before TLS 1.3: RFC 5246 section 8.1 */
 #define TLS_RANDOM         32 /* RFC 5246 section 7.4.1.2 */
 
 #define TLS_RECORD_MAX_SECRET TLS_KDF_MAX_HASH
-#define TLS_RECORD_MAX_KEY    32
-#define TLS_RECORD_IV         12
 
 /* RFC 8446 section 5.1 */
 enum tls_content_type {
@@ -76,13 +75,6 @@ enum tls_alert {
 	TLS_ALERT_NO_RENEGOTIATION = 100,
 };
 
-enum tls_aead {
-	TLS_AEAD_NONE,
-	TLS_AEAD_AES_128_GCM,
-	TLS_AEAD_AES_256_GCM,
-	TLS_AEAD_CHACHA20_POLY1305,
-};
-
 /*
  * Keys of one direction of one connection. Owner: the connection. Guarded by
  * whatever lock guards the connection. Wiped with tls_record_keys_wipe().
@@ -97,13 +89,10 @@ struct tls_record_keys {
 	/* TLS 1.3 and ChaCha20: the static IV. TLS 1.2 GCM: 4 bytes of salt (RFC 5288
 	 * section 3), then the 8 byte explicit nonce of record 0 as a big-endian
 	 * number; record n uses that number plus n, so nonces cannot repeat. */
-	uint8_t iv[TLS_RECORD_IV];
-	uint8_t key[TLS_RECORD_MAX_KEY];
+	uint8_t iv[TLS_AEAD_NONCE];
+	uint8_t key[TLS_AEAD_MAX_KEY];
 	uint8_t secret[TLS_RECORD_MAX_SECRET]; /* TLS 1.3: application_traffic_secret_N */
 };
-
-/* Bytes of key of an AEAD, or 0 for an unknown one. */
-size_t tls_record_key_size(uint8_t aead);
 
 /*
  * Fills k for TLS 1.3 from a traffic secret (RFC 8446 section 7.3); seq starts at 0.
@@ -170,9 +159,6 @@ size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *i
 
 /* Writes such a record. Returns its bytes, len and TLS_RECORD_HEADER. */
 size_t tls_record_put(uint8_t type, const uint8_t *in, size_t len, uint8_t *out);
-
-/* Overwrites the keys that the calling thread's contexts were used with last. */
-void tls_record_forget(void);
 
 /*
  * Frees what the calling thread keeps between records. For a thread that sealed or opened

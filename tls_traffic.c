@@ -231,7 +231,7 @@ size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_aw
 	    tls_await_init(await, aead, hash, secrets->client_handshake, secrets->transcript) != 0)
 		return 0;
 	len = tls_await_seal(await, record);
-	tls_record_forget();
+	tls_aead_forget();
 	return len;
 }
 

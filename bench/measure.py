@@ -12,12 +12,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers import Floor, Ser, Server, ServerError
+from servers import Floor, Ser, Server, ServerError, charged_ns
 
 PARALLEL = 8  # connections at a time: enough to keep a server busy, few enough for every backlog
 KEPT = 16  # connections that requests are spread over
 WARM_UP = 200
 LIMIT = 60  # seconds for one measurement
+TURN = 64  # requests that one side gets in a row
+SETTLED = 0.001  # seconds after which a server has done with the last of them
+SAME_START = 4  # rounds that one start of the servers serves
 
 SIDES = ("ours", "peer", "tcp", "floor", "floor-tcp")
 
@@ -44,6 +47,15 @@ class Cell:
 
     rounds: list[dict | None] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+
+def joined(parts: list[dict | None]) -> dict | None:
+    """The measurement that these are parts of; there is none when any of them failed."""
+    whole = [p for p in parts if p is not None]
+    if len(whole) < len(parts):
+        return None
+    sums = {name: sum(p[name] for p in whole) for name in ("done", "wall_ns", "client_cpu_ns")}
+    return dict(whole[0], **sums, us=sum(p["us"] for p in whole) / len(whole))
 
 
 class Client:
@@ -111,6 +123,7 @@ class Bench:
         self.sides = [s for s in SIDES if not options.only or s in options.only.split(",")]
         self.servers: dict[str, Server] = {}
         self.kept: dict[tuple[str, str], subprocess.Popen[str]] = {}  # clients with open connections
+        self.threads: dict[str, list[Path]] = {}  # of the sides' servers
         self.cells: dict[tuple[str, str, str], Cell] = {}
         self.idle_us: dict[str, float] = {}
         self.broken: dict[str, str] = {}  # sides that do not even start: why
@@ -132,6 +145,9 @@ class Bench:
         if module is not None and not os.path.exists(module):
             raise ServerError(f"{module} does not exist")
         return Ser(side, self.binary, self.mpath, module, self.cert, self.key, o.readers, o.idle + 1024)
+
+    def cell(self, key: tuple[str, str, str]) -> Cell:
+        return self.cells.setdefault(key, Cell())
 
     def client(self, server: Server, variant: str) -> Client:
         return Client(self.build / "load", server, variant, self.cert)
@@ -159,21 +175,44 @@ class Bench:
         for side in list(self.servers):
             self.drop(side)
 
-    def attempt(self, key: tuple[str, str, str], work) -> None:
-        """One measurement; what goes wrong is this side's result of this round, and it starts anew."""
-        cell = self.cells.setdefault(key, Cell())
+    def attempt(self, key: tuple[str, str, str], work) -> dict | None:
+        """One measurement; what goes wrong is noted with its cell, and the side starts anew."""
         side = key[2]
         if side in self.broken:
-            cell.rounds.append(None)
-            return
+            return None
         try:
             if side not in self.servers:
                 self.launch(side)
-            cell.rounds.append(work(self.servers[side], key[1]))
+            return work(self.servers[side], key[1])
         except (ServerError, OSError, subprocess.TimeoutExpired) as e:
-            cell.rounds.append(None)
-            cell.failures.append(self.diagnose(side, e))
+            self.cell(key).failures.append(self.diagnose(side, e))
             self.drop(side)
+        return None
+
+    def measure(self, quantity: str, variant: str, work) -> None:
+        """One result for each side, one after the other."""
+        for side in self.sides:
+            key = (quantity, variant, side)
+            self.cell(key).rounds.append(self.attempt(key, work))
+
+    def measure_requests(self, variant: str) -> None:
+        """One result for each side, of many short turns in which the sides alternate.
+
+        What else the machine does comes and goes many times in a second, and may double a cost; this way it
+        meets all sides alike.
+        """
+        parts: dict[str, list[dict | None]] = {side: [] for side in self.sides}
+        for side in self.sides:
+            if self.attempt(("request", variant, side), self.begin_requests) is None:
+                parts[side].append(None)
+        for turn in range(self.options.requests // TURN):
+            for side in self.sides if turn % 2 == 0 else self.sides[::-1]:
+                if None not in parts[side]:
+                    parts[side].append(self.attempt(("request", variant, side), self.requests))
+        for side, found in parts.items():
+            self.cell(("request", variant, side)).rounds.append(joined(found))
+        for server in self.servers.values():
+            server.bind(self.processors)
 
     def diagnose(self, side: str, error: Exception) -> str:
         """A dead server is a better explanation than what its client saw."""
@@ -195,21 +234,25 @@ class Bench:
         self.served[server.name] += found["done"]
         return dict(found, us=used / found["done"] / 1000)
 
-    def requests(self, server: Server, variant: str) -> dict:
+    def begin_requests(self, server: Server, variant: str) -> dict:
         """Client and server on processors of their own: where the scheduler puts them is worth 10%.
 
         Handshakes are measured without that, since waking the engine on another processor is part of their cost.
         """
         key = (server.name, variant)
         if key not in self.kept:
-            self.kept[key] = self.client(server, variant).keep(self.options.requests, KEPT)
+            self.kept[key] = self.client(server, variant).keep(TURN, KEPT)
             self.served[server.name] += KEPT
             os.sched_setaffinity(self.kept[key].pid, self.client_processors)
         server.bind(self.server_processors)
-        before = server.quiet_cpu_ns()
-        found = Client.again(self.kept[key])
-        used = server.quiet_cpu_ns() - before
-        server.bind(self.processors)
+        self.threads[server.name] = server.threads()
+        return {}
+
+    def requests(self, server: Server, variant: str) -> dict:
+        before = charged_ns(self.threads[server.name])
+        found = Client.again(self.kept[server.name, variant])
+        time.sleep(SETTLED)
+        used = charged_ns(self.threads[server.name]) - before
         return dict(found, us=used / found["done"] / 1000)
 
     def idle(self, server: Server, variant: str) -> dict:
@@ -239,11 +282,9 @@ class Bench:
 
     def round(self) -> None:
         for variant in HANDSHAKES:
-            for side in self.sides:
-                self.attempt(("connection", variant, side), self.connections)
+            self.measure("connection", variant, self.connections)
         for variant in REQUESTS:
-            for side in self.sides:
-                self.attempt(("request", variant, side), self.requests)
+            self.measure_requests(variant)
 
     def run(self) -> None:
         wanted = self.options.rounds
@@ -255,11 +296,12 @@ class Bench:
                 break
             if self.rounds % 10 == 0:
                 print(f"CPU round {self.rounds + 1} of {wanted}", file=sys.stderr, flush=True)
+            if self.rounds % SAME_START == 0:
+                self.stop()  # where a start puts its memory is worth some percent, so there are many
             self.round()
             self.rounds += 1
         self.stop()
         for number in range(self.options.memory_rounds):
             print(f"memory round {number + 1} of {self.options.memory_rounds}", file=sys.stderr, flush=True)
-            for side in self.sides:
-                self.attempt(("idle", HANDSHAKES[0], side), self.idle)
-                self.drop(side)
+            self.measure("idle", HANDSHAKES[0], self.idle)
+            self.stop()

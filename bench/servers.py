@@ -23,6 +23,11 @@ QUIET_STEP = 0.01
 QUIET_NS = 100_000  # per step; ten times what SER's timers use on average when nothing happens
 
 
+def charged_ns(threads: list[Path]) -> int:
+    """CPU time of these in ns: what the scheduler charged, not sampled ticks."""
+    return sum(int(thread.read_text().split()[0]) for thread in threads)
+
+
 class ServerError(Exception):
     """The server did not start or is no longer whole; the text says how one knows."""
 
@@ -77,15 +82,19 @@ class Server:
             if states.get(pid, "Z") == "Z":
                 raise ServerError(f"one of its processes ended (pid {pid})" + self.log_tail())
 
-    def cpu_ns(self) -> int:
-        """CPU time used so far by every thread, in ns: what the scheduler charged, not sampled ticks."""
+    def threads(self) -> list[Path]:
+        """For charged_ns(): every thread that there is now."""
         self.check()
         assert self.main is not None
-        total = 0
-        for pid, _ in session_processes(self.main.pid):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                total += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
-        return total
+        return [
+            Path(f"/proc/{pid}/task/{task}/schedstat")
+            for pid, _ in session_processes(self.main.pid)
+            for task in os.listdir(f"/proc/{pid}/task")
+        ]
+
+    def cpu_ns(self) -> int:
+        """CPU time used so far."""
+        return charged_ns(self.threads())
 
     def quiet_cpu_ns(self) -> int:
         """cpu_ns() once the server has finished what it was doing."""

@@ -3,14 +3,16 @@
  * Units of the record layer: RFC 8448's records, vectors, round trips, damage at
  * every byte, limits and the nonce invariant:
  *
- *   gcc -I. -I../.. test_record.c helper.c ../../tls_record.c ../../tls_kdf.c \
- *       ../../tls_stream.c -lcmocka -lssl -lcrypto
+ *   gcc -I. -I../.. test_record.c helper.c aead.c ../../tls_record.c ../../tls_kdf.c \
+ *       ../../tls_aead.c ../../tls_stream.c -Wl,--wrap=tls_aead_seal,--wrap=tls_aead_open \
+ *       -lcmocka -lssl -lcrypto
  *
  * Vectors that are not an RFC's were computed with Python's hmac and cryptography modules.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "aead.h"
 #include "helper.h"
 #include "tls_record.h"
 
@@ -38,17 +40,27 @@
 static const uint8_t suites[] = {TLS_AEAD_AES_128_GCM, TLS_AEAD_AES_256_GCM,
 				 TLS_AEAD_CHACHA20_POLY1305};
 
-/*
- * Stand-ins for functions of libcrypto, found before its own: EVP_CipherInit_ex() notes every
- * key and nonce that something is sealed with, the others fail when told to.
- */
+/* What has been sealed. */
 static struct {
 	uint8_t key[32];
-	uint8_t nonce[TLS_RECORD_IV];
+	uint8_t nonce[TLS_AEAD_NONCE];
 } sealed[NONCE_RECORD];
 static size_t sealed_count;
-static int update_fails;
+static bool crypt_fails;
 static int derive_fails; /* the call of this number and all after it; 0: none */
+
+static bool note_sealed(const struct tls_aead_with *with, bool seals)
+{
+	if (seals && sealed_count < NONCE_RECORD) {
+		memset(&sealed[sealed_count], 0, sizeof(sealed[0]));
+		memcpy(sealed[sealed_count].key, with->key, 16);
+		memcpy(sealed[sealed_count].nonce, with->nonce, TLS_AEAD_NONCE);
+		sealed_count++;
+	}
+	return !crypt_fails;
+}
+
+/* ---- stand-ins for functions of libcrypto, found before its own: they fail when told to ---- */
 
 static int derive_may_succeed(void)
 {
@@ -96,37 +108,6 @@ int EVP_PKEY_derive(EVP_PKEY_CTX *ctx, unsigned char *key, size_t *len)
 	return derive_may_succeed() ? real(ctx, key, len) : 0;
 }
 #endif
-
-int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *impl,
-		      const unsigned char *key, const unsigned char *iv, int enc)
-{
-	static int (*real)(EVP_CIPHER_CTX *, const EVP_CIPHER *, ENGINE *, const unsigned char *,
-			   const unsigned char *, int);
-
-	if (!real)
-		real = dlsym(RTLD_NEXT, "EVP_CipherInit_ex");
-	if (enc == 1 && key && iv && sealed_count < NONCE_RECORD) {
-		memset(&sealed[sealed_count], 0, sizeof(sealed[0]));
-		memcpy(sealed[sealed_count].key, key, 16);
-		memcpy(sealed[sealed_count].nonce, iv, TLS_RECORD_IV);
-		sealed_count++;
-	}
-	return real(ctx, cipher, impl, key, iv, enc);
-}
-
-int EVP_CipherUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len, const unsigned char *in,
-		     int in_len)
-{
-	static int (*real)(EVP_CIPHER_CTX *, unsigned char *, int *, const unsigned char *, int);
-
-	if (!real)
-		real = dlsym(RTLD_NEXT, "EVP_CipherUpdate");
-	if (update_fails) {
-		ERR_put_error(ERR_LIB_EVP, 0, ERR_R_INTERNAL_ERROR, __FILE__, __LINE__);
-		return 0;
-	}
-	return real(ctx, out, out_len, in, in_len);
-}
 
 static void assert_hex(const uint8_t *have, size_t have_len, const char *want)
 {
@@ -431,9 +412,9 @@ static void damage(uint16_t version, uint8_t aead)
 	assert_int_equal(tls_record_open(&k, bad, n, &plain, &len, &type, &alert), -1);
 	memcpy(bad, good, n);
 	k = rd;
-	update_fails = 1;
+	crypt_fails = true;
 	assert_int_equal(tls_record_open(&k, bad, n, &plain, &len, &type, &alert), -1);
-	update_fails = 0;
+	crypt_fails = false;
 	assert_int_equal(k.seq, 5);
 	assert_int_equal(ERR_peek_error(), 0);
 	memcpy(bad, good, n);
@@ -751,11 +732,11 @@ static void nonces(uint16_t version, uint8_t aead)
 	for (size_t i = 0; i < NONCE_RECORD; i++) {
 		uint64_t seq = k.seq;
 
-		update_fails = i % 7 == 3;
+		crypt_fails = i % 7 == 3;
 		assert_true((tls_record_seal(&k, (uint8_t)(21 + i % 3), in, i % 90, out[0]) == 0) ==
-			    update_fails);
+			    crypt_fails);
 		assert_true(k.seq == seq + 1 || k.seq == 0);
-		update_fails = 0;
+		crypt_fails = false;
 		assert_int_equal(ERR_peek_error(), 0);
 		if (version == 0x0304 && i % 50 == 49)
 			assert_int_equal(tls_record_keys_update(&k), 0);
@@ -809,7 +790,14 @@ static void test_thread(void **state)
 	assert_int_equal(pthread_join(thread, NULL), 0);
 }
 
-static int thread_end(void **state)
+static int group_begin(void **state)
+{
+	(void)state;
+	aead_before = note_sealed;
+	return 0;
+}
+
+static int group_end(void **state)
 {
 	(void)state;
 	tls_record_thread_end();
@@ -830,5 +818,5 @@ int main(void)
 		cmocka_unit_test(test_thread),       cmocka_unit_test(test_derive_fails),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, thread_end);
+	return cmocka_run_group_tests(tests, group_begin, group_end);
 }

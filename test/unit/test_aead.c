@@ -1,0 +1,694 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Units of the AEAD of a record: vectors, damage, and which way to libcrypto is taken when a
+ * provider's functions are missing, fail or do something else than they should:
+ *
+ *   gcc -I. -I../.. test_aead.c helper.c ../../tls_aead.c -lcmocka -lcrypto
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "helper.h"
+#include "tls_aead.h"
+
+#include "tls_compat.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <string.h>
+#include <strings.h>
+
+#include <cmocka.h>
+
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#if TLS_HAVE_PROVIDERS
+#include <openssl/core_dispatch.h>
+#include <openssl/provider.h>
+#endif
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+#define TEXT_MAX 16400
+
+static const uint8_t aeads[] = {TLS_AEAD_AES_128_GCM, TLS_AEAD_AES_256_GCM,
+				TLS_AEAD_CHACHA20_POLY1305};
+
+/* ---- stand-ins for functions of libcrypto, found before its own ---- */
+
+static unsigned evp_calls; /* that set a key */
+static unsigned evp_zeros; /* of these: one that is known to everybody */
+static bool evp_fails;
+
+int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *impl,
+		      const unsigned char *key, const unsigned char *iv, int enc)
+{
+	static int (*real)(EVP_CIPHER_CTX *, const EVP_CIPHER *, ENGINE *, const unsigned char *,
+			   const unsigned char *, int);
+
+	if (!real)
+		real = dlsym(RTLD_NEXT, "EVP_CipherInit_ex");
+	evp_calls += key != NULL;
+	evp_zeros += key && key[0] == 0 && memcmp(key, key + 1, 15) == 0;
+	return evp_fails ? 0 : real(ctx, cipher, impl, key, iv, enc);
+}
+
+#if TLS_HAVE_PROVIDERS
+
+#define TABLE_MAX 64
+
+/* How what is shown of a provider differs from what it has. */
+static struct {
+	bool hidden;       /* no algorithm at all */
+	const char *names; /* of every algorithm, instead of its own */
+	int missing;       /* a function's id */
+	int other;         /* likewise; by is called instead */
+	void (*by)(void);
+} shown;
+
+static OSSL_DISPATCH table[TABLE_MAX];
+static OSSL_FUNC_cipher_newctx_fn *real_new_ctx;
+static OSSL_FUNC_cipher_freectx_fn *real_free_ctx;
+static OSSL_FUNC_cipher_encrypt_init_fn *real_encrypt_init;
+static OSSL_FUNC_cipher_decrypt_init_fn *real_decrypt_init;
+static OSSL_FUNC_cipher_update_fn *real_update;
+static OSSL_FUNC_cipher_final_fn *real_final;
+static OSSL_FUNC_cipher_get_ctx_params_fn *real_get_ctx_params;
+
+static int contexts;                           /* that are not freed */
+static unsigned direct_calls;                  /* that set a key */
+static uint8_t last_keys[2][TLS_AEAD_MAX_KEY]; /* of what was opened, of what was sealed */
+static bool init_fails, update_fails, final_fails, params_fail;
+
+static void *count_new_ctx(void *provider)
+{
+	contexts++;
+	return real_new_ctx(provider);
+}
+
+static void count_free_ctx(void *ctx)
+{
+	contexts--;
+	real_free_ctx(ctx);
+}
+
+static int note_encrypt_init(void *ctx, const unsigned char *key, size_t key_len,
+			     const unsigned char *iv, size_t iv_len, const OSSL_PARAM params[])
+{
+	direct_calls++;
+	memcpy(last_keys[1], key, key_len);
+	return init_fails ? 0 : real_encrypt_init(ctx, key, key_len, iv, iv_len, params);
+}
+
+static int note_decrypt_init(void *ctx, const unsigned char *key, size_t key_len,
+			     const unsigned char *iv, size_t iv_len, const OSSL_PARAM params[])
+{
+	direct_calls++;
+	memcpy(last_keys[0], key, key_len);
+	return init_fails ? 0 : real_decrypt_init(ctx, key, key_len, iv, iv_len, params);
+}
+
+static int may_update(void *ctx, unsigned char *out, size_t *out_len, size_t out_size,
+		      const unsigned char *in, size_t in_len)
+{
+	return update_fails ? 0 : real_update(ctx, out, out_len, out_size, in, in_len);
+}
+
+static int may_final(void *ctx, unsigned char *out, size_t *out_len, size_t out_size)
+{
+	return final_fails ? 0 : real_final(ctx, out, out_len, out_size);
+}
+
+static int may_get_params(void *ctx, OSSL_PARAM params[])
+{
+	return params_fail ? 0 : real_get_ctx_params(ctx, params);
+}
+
+static const struct {
+	int id;
+	void (**real)(void);
+	void (*noting)(void);
+} seen_functions[] = {
+#define SEEN(id, real, noting)                                                                     \
+	{                                                                                          \
+		OSSL_FUNC_CIPHER_##id, (void (**)(void)) & (real), (void (*)(void))(noting)        \
+	}
+	SEEN(NEWCTX, real_new_ctx, count_new_ctx),
+	SEEN(FREECTX, real_free_ctx, count_free_ctx),
+	SEEN(ENCRYPT_INIT, real_encrypt_init, note_encrypt_init),
+	SEEN(DECRYPT_INIT, real_decrypt_init, note_decrypt_init),
+	SEEN(UPDATE, real_update, may_update),
+	SEEN(FINAL, real_final, may_final),
+	SEEN(GET_CTX_PARAMS, real_get_ctx_params, may_get_params),
+#undef SEEN
+};
+
+static void table_fill(const OSSL_DISPATCH *from)
+{
+	size_t n = 0;
+
+	for (; from->function_id != 0; from++) {
+		OSSL_DISPATCH entry = *from;
+
+		for (size_t i = 0; i < COUNT(seen_functions); i++) {
+			if (seen_functions[i].id == entry.function_id) {
+				*seen_functions[i].real = entry.function;
+				entry.function = seen_functions[i].noting;
+			}
+		}
+		if (entry.function_id == shown.other)
+			entry.function = shown.by;
+		if (entry.function_id != shown.missing)
+			table[n++] = entry;
+	}
+	memset(&table[n], 0, sizeof(table[n]));
+}
+
+/* Shows one algorithm of the provider, the one that this program is about at the moment. */
+static const char *about;
+
+const OSSL_ALGORITHM *OSSL_PROVIDER_query_operation(const OSSL_PROVIDER *provider, int operation,
+						    int *no_cache)
+{
+	static const OSSL_ALGORITHM *(*real)(const OSSL_PROVIDER *, int, int *);
+	static OSSL_ALGORITHM one[2];
+	const OSSL_ALGORITHM *from;
+
+	if (!real)
+		real = dlsym(RTLD_NEXT, "OSSL_PROVIDER_query_operation");
+	assert_int_equal(operation, OSSL_OP_CIPHER);
+	if (shown.hidden)
+		return NULL;
+	from = real(provider, operation, no_cache);
+	while (strncasecmp(from->algorithm_names, about, strlen(about)) != 0)
+		from++;
+	table_fill(from->implementation);
+	one[0] = *from;
+	one[0].implementation = table;
+	if (shown.names)
+		one[0].algorithm_names = shown.names;
+	return one;
+}
+
+void OSSL_PROVIDER_unquery_operation(const OSSL_PROVIDER *provider, int operation,
+				     const OSSL_ALGORITHM *algorithms)
+{
+	(void)provider;
+	assert_int_equal(operation, OSSL_OP_CIPHER);
+	assert_non_null(algorithms);
+	memset(table, 0xff, sizeof(table)); /* nobody may look into it any more */
+}
+
+#endif
+
+/* ---- what an AEAD does, whichever way ---- */
+
+static const struct vector {
+	const char *source;
+	uint8_t aead;
+	const char *key, *nonce, *aad, *text, *sealed;
+} vectors[] = {
+	{"GCM's specification, test case 4", TLS_AEAD_AES_128_GCM,
+	 "feffe9928665731c6d6a8f9467308308", "cafebabefacedbaddecaf888",
+	 "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+	 "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e244"
+	 "9a"
+	 "6b525b16aedf5aa0de657ba637b39",
+	 "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e21d514b25466931c7d8f6a5aa"
+	 "c8"
+	 "4aa051ba30b396a0aac973d58e0915bc94fbc3221a5db94fae95ae7121a47"},
+	{"GCM's specification, test case 16", TLS_AEAD_AES_256_GCM,
+	 "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308",
+	 "cafebabefacedbaddecaf888", "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+	 "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e244"
+	 "9a"
+	 "6b525b16aedf5aa0de657ba637b39",
+	 "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b105"
+	 "6828"
+	 "838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b"},
+	{"GCM's specification, test case 1: neither text nor additional data", TLS_AEAD_AES_128_GCM,
+	 "00000000000000000000000000000000", "000000000000000000000000", "", "",
+	 "58e2fccefa7e3061367f1d57a4e7455a"},
+	{"RFC 8439 section 2.8.2", TLS_AEAD_CHACHA20_POLY1305,
+	 "808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f",
+	 "070000004041424344454647", "50515253c0c1c2c3c4c5c6c7",
+	 "4c616469657320616e642047656e746c656d656e206f662074686520636c617373206f66202739393a2049662"
+	 "04920"
+	 "636f756c64206f6666657220796f75206f6e6c79206f6e652074697020666f7220746865206675747572652c2"
+	 "073"
+	 "756e73637265656e20776f756c642062652069742e",
+	 "d31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69d"
+	 "a9272"
+	 "8b1a71de0a9e060b2905d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808"
+	 "b48"
+	 "31d7bc3ff4def08e4b7a9de576d26586cec64b61161ae10b594f09e26a7e902ecbd0600691"},
+};
+
+static void assert_vector(const struct vector *v)
+{
+	uint8_t key[32], nonce[TLS_AEAD_NONCE], aad[32], text[160], sealed[160], work[160];
+	struct tls_aead_with with = {v->aead, key, nonce, aad, unhex(v->aad, aad)};
+	size_t len = unhex(v->text, text);
+
+	assert_int_equal(unhex(v->key, key), tls_aead_key_size(v->aead));
+	assert_int_equal(unhex(v->nonce, nonce), TLS_AEAD_NONCE);
+	assert_int_equal(unhex(v->sealed, sealed), len + TLS_AEAD_TAG);
+	memcpy(work, text, len);
+	assert_int_equal(tls_aead_seal(&with, work, len), 0);
+	assert_memory_equal(work, sealed, len + TLS_AEAD_TAG);
+	assert_int_equal(tls_aead_open(&with, work, len), 0);
+	assert_memory_equal(work, text, len);
+}
+
+/* One of the three, with a key, a nonce and additional data of its own. */
+struct sample {
+	uint8_t key[TLS_AEAD_MAX_KEY], nonce[TLS_AEAD_NONCE], aad[13];
+	struct tls_aead_with with;
+};
+
+static void sample_make(struct sample *s, uint8_t aead)
+{
+	memcpy(s->key, pattern(sizeof(s->key)), sizeof(s->key));
+	memcpy(s->nonce, pattern(sizeof(s->nonce)), sizeof(s->nonce));
+	memcpy(s->aad, pattern(sizeof(s->aad)), sizeof(s->aad));
+	s->with = (struct tls_aead_with){aead, s->key, s->nonce, s->aad, sizeof(s->aad)};
+}
+
+static void assert_round_trip(uint8_t aead, size_t len)
+{
+	static uint8_t text[TEXT_MAX], work[TEXT_MAX + TLS_AEAD_TAG + 1];
+	struct sample s;
+
+	sample_make(&s, aead);
+	memcpy(text, pattern(len + 1), len + 1);
+	memcpy(work, text, len);
+	work[len + TLS_AEAD_TAG] = 0xa5; /* behind the tag nothing is written */
+	assert_int_equal(tls_aead_seal(&s.with, work, len), 0);
+	assert_true(len < 8 || memcmp(work, text, len) != 0);
+	assert_int_equal(tls_aead_open(&s.with, work, len), 0);
+	assert_memory_equal(work, text, len);
+	assert_int_equal(work[len + TLS_AEAD_TAG], 0xa5);
+	assert_int_equal(ERR_peek_error(), 0);
+}
+
+/* A bit that is not right, anywhere, and nothing is opened. */
+static void assert_damage(uint8_t aead)
+{
+	uint8_t sealed[40 + TLS_AEAD_TAG] = "forty bytes of text, all of which count", work[56];
+	struct sample s;
+	struct {
+		uint8_t *at;
+		size_t len;
+	} places[] = {{work, sizeof(work)},
+		      {s.key, tls_aead_key_size(aead)},
+		      {s.nonce, sizeof(s.nonce)},
+		      {s.aad, sizeof(s.aad)}};
+
+	sample_make(&s, aead);
+	assert_int_equal(tls_aead_seal(&s.with, sealed, 40), 0);
+	for (size_t place = 0; place < COUNT(places); place++) {
+		for (size_t bit = 0; bit < 8 * places[place].len; bit++) {
+			memcpy(work, sealed, sizeof(work));
+			places[place].at[bit / 8] ^= (uint8_t)(1u << bit % 8);
+			assert_int_equal(tls_aead_open(&s.with, work, 40), -1);
+			assert_int_equal(ERR_peek_error(), 0);
+			places[place].at[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		}
+	}
+	memcpy(work, sealed, sizeof(work));
+	s.with.aad_len--;
+	assert_int_equal(tls_aead_open(&s.with, work, 40), -1);
+	s.with.aad_len++;
+	memcpy(work, sealed, sizeof(work));
+	assert_int_equal(tls_aead_open(&s.with, work, 39), -1);
+	memcpy(work, sealed, sizeof(work));
+	assert_int_equal(tls_aead_open(&s.with, work, 40), 0);
+}
+
+/* Two keys in turn, as two connections of one process have them. */
+static void assert_keys_in_turn(uint8_t aead)
+{
+	uint8_t text[2][20 + TLS_AEAD_TAG] = {"of one connection", "and of the other"};
+	uint8_t sealed[2][sizeof(text[0])], work[sizeof(text[0])];
+	struct sample s[2];
+
+	memcpy(sealed, text, sizeof(text));
+	for (size_t i = 0; i < 2; i++) {
+		sample_make(&s[i], aead);
+		assert_int_equal(tls_aead_seal(&s[i].with, sealed[i], 20), 0);
+	}
+	for (size_t i = 0; i < 4; i++) {
+		memcpy(work, sealed[i % 2], sizeof(work));
+		assert_int_equal(tls_aead_open(&s[1 - i % 2].with, work, 20), -1);
+		memcpy(work, sealed[i % 2], sizeof(work));
+		assert_int_equal(tls_aead_open(&s[i % 2].with, work, 20), 0);
+		assert_memory_equal(work, text[i % 2], 20);
+	}
+}
+
+static void assert_all(uint8_t aead)
+{
+	static const size_t lengths[] = {0, 1, 15, 16, 17, 31, 32, 33, 287, 288, 289, 1400, 16384};
+
+	for (size_t i = 0; i < COUNT(vectors); i++)
+		if (vectors[i].aead == aead)
+			assert_vector(&vectors[i]);
+	for (size_t i = 0; i < COUNT(lengths); i++)
+		assert_round_trip(aead, lengths[i]);
+	assert_damage(aead);
+	assert_keys_in_turn(aead);
+}
+
+static void test_sizes(void **state)
+{
+	(void)state;
+	assert_int_equal(tls_aead_key_size(TLS_AEAD_NONE), 0);
+	assert_int_equal(tls_aead_key_size(TLS_AEAD_AES_128_GCM), 16);
+	assert_int_equal(tls_aead_key_size(TLS_AEAD_AES_256_GCM), 32);
+	assert_int_equal(tls_aead_key_size(TLS_AEAD_CHACHA20_POLY1305), 32);
+	assert_int_equal(tls_aead_key_size(TLS_AEADS), 0);
+	assert_int_equal(tls_aead_key_size(255), 0);
+}
+
+static void test_unknown(void **state)
+{
+	static const uint8_t unknown[] = {TLS_AEAD_NONE, TLS_AEADS, 255};
+	uint8_t text[1 + TLS_AEAD_TAG] = {0};
+	struct sample s;
+
+	(void)state;
+	sample_make(&s, TLS_AEAD_NONE);
+	for (size_t i = 0; i < COUNT(unknown); i++) {
+		s.with.aead = unknown[i];
+		assert_int_equal(tls_aead_seal(&s.with, text, 1), -1);
+		assert_int_equal(tls_aead_open(&s.with, text, 1), -1);
+	}
+	tls_aead_forget();
+	assert_int_equal(ERR_peek_error(), 0);
+}
+
+/* ---- ways ---- */
+
+/* The thread begins anew with one AEAD. */
+static void begin(uint8_t aead)
+{
+	tls_aead_thread_end();
+#if TLS_HAVE_PROVIDERS
+	memset(last_keys, 0, sizeof(last_keys));
+	about = aead == TLS_AEAD_AES_128_GCM   ? "AES-128-GCM"
+		: aead == TLS_AEAD_AES_256_GCM ? "AES-256-GCM"
+					       : "ChaCha20-Poly1305";
+#endif
+	assert_round_trip(aead, 100);
+	evp_calls = 0;
+#if TLS_HAVE_PROVIDERS
+	direct_calls = 0;
+#endif
+}
+
+#if TLS_HAVE_PROVIDERS
+
+/* Everything works, and is done by EVP or by the provider's functions. */
+static void assert_way(uint8_t aead, bool by_evp)
+{
+	begin(aead);
+	assert_all(aead);
+	assert_int_equal(evp_calls > 0, by_evp);
+	assert_int_equal(direct_calls > 0, !by_evp);
+	assert_int_equal(contexts, by_evp ? 0 : 2);
+	tls_aead_thread_end();
+	assert_int_equal(contexts, 0);
+	memset(&shown, 0, sizeof(shown));
+}
+
+static void test_provider(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < COUNT(aeads); i++)
+		assert_way(aeads[i], false);
+}
+
+static void test_no_provider(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < COUNT(aeads); i++) {
+		shown.hidden = true;
+		assert_way(aeads[i], true);
+	}
+}
+
+static void test_function_is_missing(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < COUNT(seen_functions); i++) {
+		shown.missing = seen_functions[i].id;
+		assert_way(TLS_AEAD_AES_128_GCM, true);
+	}
+	shown.missing = OSSL_FUNC_CIPHER_DUPCTX;
+	assert_way(TLS_AEAD_AES_128_GCM, false);
+}
+
+static void *no_new_ctx(void *provider)
+{
+	(void)provider;
+	return NULL;
+}
+
+static void *one_new_ctx(void *provider)
+{
+	return contexts == 0 ? count_new_ctx(provider) : NULL;
+}
+
+static int no_init(void *ctx, const unsigned char *key, size_t key_len, const unsigned char *iv,
+		   size_t iv_len, const OSSL_PARAM params[])
+{
+	(void)ctx, (void)key, (void)key_len, (void)iv, (void)iv_len, (void)params;
+	ERR_put_error(ERR_LIB_EVP, 0, ERR_R_INTERNAL_ERROR, __FILE__, __LINE__);
+	return 0;
+}
+
+static int same_nonce(void *ctx, const unsigned char *key, size_t key_len, const unsigned char *iv,
+		      size_t iv_len, const OSSL_PARAM params[])
+{
+	static const uint8_t zeros[TLS_AEAD_NONCE];
+
+	(void)iv;
+	return real_encrypt_init(ctx, key, key_len, zeros, iv_len, params);
+}
+
+static int no_update(void *ctx, unsigned char *out, size_t *out_len, size_t out_size,
+		     const unsigned char *in, size_t in_len)
+{
+	(void)ctx, (void)out, (void)out_len, (void)out_size, (void)in, (void)in_len;
+	return 0;
+}
+
+static int no_aad(void *ctx, unsigned char *out, size_t *out_len, size_t out_size,
+		  const unsigned char *in, size_t in_len)
+{
+	return out ? real_update(ctx, out, out_len, out_size, in, in_len) : 1;
+}
+
+static int other_text(void *ctx, unsigned char *out, size_t *out_len, size_t out_size,
+		      const unsigned char *in, size_t in_len)
+{
+	int result = real_update(ctx, out, out_len, out_size, in, in_len);
+
+	if (out)
+		out[in_len - 1] ^= 1;
+	return result;
+}
+
+static int no_final(void *ctx, unsigned char *out, size_t *out_len, size_t out_size)
+{
+	(void)ctx, (void)out, (void)out_len, (void)out_size;
+	return 0;
+}
+
+/* Opens whatever comes: a tag that is wrong, too. */
+static int any_final(void *ctx, unsigned char *out, size_t *out_len, size_t out_size)
+{
+	(void)real_final(ctx, out, out_len, out_size);
+	return 1;
+}
+
+static int no_tag(void *ctx, OSSL_PARAM params[])
+{
+	(void)ctx, (void)params;
+	return 1;
+}
+
+static const struct other {
+	int id;
+	void (*by)(void);
+} others[] = {
+#define OTHER(id, by)                                                                              \
+	{                                                                                          \
+		OSSL_FUNC_CIPHER_##id, (void (*)(void))(by)                                        \
+	}
+	OTHER(NEWCTX, no_new_ctx),    OTHER(NEWCTX, one_new_ctx),      OTHER(ENCRYPT_INIT, no_init),
+	OTHER(DECRYPT_INIT, no_init), OTHER(ENCRYPT_INIT, same_nonce), OTHER(UPDATE, no_update),
+	OTHER(UPDATE, no_aad),        OTHER(UPDATE, other_text),       OTHER(FINAL, no_final),
+	OTHER(FINAL, any_final),      OTHER(GET_CTX_PARAMS, no_tag),
+#undef OTHER
+};
+
+static void test_function_does_something_else(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < COUNT(others); i++) {
+		for (size_t j = 0; j < COUNT(aeads); j++) {
+			shown.other = others[i].id;
+			shown.by = others[i].by;
+			assert_way(aeads[j], true);
+		}
+	}
+}
+
+static void test_names(void **state)
+{
+	static const struct {
+		const char *names;
+		bool found;
+	} rows[] = {
+		{"AES-128-GCM", true},
+		{"aes-128-gcm", true},
+		{"one:AES-128-GCM", true},
+		{"AES-128-GCM:one", true},
+		{"a:b:AES-128-gcm:c", true},
+		{"AES-128-GCM-SIV", false},
+		{"XAES-128-GCM", false},
+		{"AES-128-GC", false},
+		{"", false},
+		{":", false},
+		{"AES-128-CCM:AES-256-GCM", false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(rows); i++) {
+		shown.names = rows[i].names;
+		assert_way(TLS_AEAD_AES_128_GCM, !rows[i].found);
+	}
+}
+
+/* A function that fails later fails one record, and EVP is not asked. */
+static void test_function_fails_later(void **state)
+{
+	bool *const fails[] = {&init_fails, &update_fails, &final_fails, &params_fail};
+	uint8_t text[10 + TLS_AEAD_TAG] = "ten bytes", work[sizeof(text)];
+	struct sample s;
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(fails); i++) {
+		begin(TLS_AEAD_AES_256_GCM);
+		sample_make(&s, TLS_AEAD_AES_256_GCM);
+		assert_int_equal(tls_aead_seal(&s.with, text, 10), 0);
+		memcpy(work, text, sizeof(text));
+		*fails[i] = true;
+		assert_int_equal(tls_aead_seal(&s.with, text, 10), -1);
+		if (fails[i] != &params_fail)
+			assert_int_equal(tls_aead_open(&s.with, work, 10), -1);
+		assert_int_equal(ERR_peek_error(), 0);
+		*fails[i] = false;
+		assert_all(TLS_AEAD_AES_256_GCM);
+		assert_int_equal(evp_calls, 0);
+	}
+}
+
+#endif
+
+static void test_evp_fails(void **state)
+{
+	uint8_t text[1 + TLS_AEAD_TAG] = {0};
+	struct sample s;
+
+	(void)state;
+	begin(TLS_AEAD_AES_128_GCM);
+	tls_aead_thread_end();
+	sample_make(&s, TLS_AEAD_AES_128_GCM);
+	evp_fails = true;
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(tls_aead_seal(&s.with, text, 1), -1);
+		assert_int_equal(tls_aead_open(&s.with, text, 1), -1);
+		assert_int_equal(ERR_peek_error(), 0);
+	}
+	evp_fails = false;
+	assert_all(TLS_AEAD_AES_128_GCM);
+}
+
+/* Only a key that everybody knows is left in either context. */
+static void test_forget(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < COUNT(aeads); i++) {
+#if TLS_HAVE_PROVIDERS
+		begin(aeads[i]);
+		assert_true(last_keys[0][0] || last_keys[0][1] || last_keys[0][2]);
+		tls_aead_forget();
+		assert_zeros(last_keys, sizeof(last_keys));
+		assert_int_equal(direct_calls, 2);
+		assert_all(aeads[i]);
+		shown.hidden = true;
+#endif
+		begin(aeads[i]);
+		evp_zeros = 0;
+		tls_aead_forget();
+		assert_int_equal(evp_calls, 2);
+		assert_int_equal(evp_zeros, 2);
+		assert_all(aeads[i]);
+#if TLS_HAVE_PROVIDERS
+		shown.hidden = false;
+#endif
+	}
+}
+
+static void *thread_run(void *arg)
+{
+	for (int i = 0; i < 2; i++) {
+		begin(TLS_AEAD_AES_128_GCM);
+		assert_all(TLS_AEAD_AES_128_GCM);
+	}
+	tls_aead_thread_end();
+	tls_aead_thread_end();
+	return arg;
+}
+
+static void test_thread(void **state)
+{
+	pthread_t thread;
+
+	begin(TLS_AEAD_AES_128_GCM);
+	assert_int_equal(pthread_create(&thread, NULL, thread_run, state), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_all(TLS_AEAD_AES_128_GCM);
+}
+
+static int group_end(void **state)
+{
+	(void)state;
+	tls_aead_thread_end();
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_sizes),
+		cmocka_unit_test(test_unknown),
+#if TLS_HAVE_PROVIDERS
+		cmocka_unit_test(test_provider),
+		cmocka_unit_test(test_no_provider),
+		cmocka_unit_test(test_function_is_missing),
+		cmocka_unit_test(test_function_does_something_else),
+		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_function_fails_later),
+#endif
+		cmocka_unit_test(test_evp_fails),
+		cmocka_unit_test(test_forget),
+		cmocka_unit_test(test_thread),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, group_end);
+}

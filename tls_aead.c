@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: ISC */
+#include "tls_aead.h"
+
+#include "tls_compat.h"
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#if TLS_HAVE_PROVIDERS
+#include <openssl/core_dispatch.h>
+#include <openssl/core_names.h>
+#include <openssl/params.h>
+#include <openssl/provider.h>
+#endif
+
+#include <stdbool.h>
+#include <string.h>
+
+enum direction {
+	OPEN,
+	SEAL,
+	DIRECTIONS,
+};
+
+static const struct {
+	const char *name;
+	const EVP_CIPHER *(*cipher)(void);
+	size_t key_size;
+} algorithms[TLS_AEADS] = {
+	[TLS_AEAD_AES_128_GCM] = {"AES-128-GCM", EVP_aes_128_gcm, 16},
+	[TLS_AEAD_AES_256_GCM] = {"AES-256-GCM", EVP_aes_256_gcm, 32},
+	[TLS_AEAD_CHACHA20_POLY1305] = {"ChaCha20-Poly1305", EVP_chacha20_poly1305, 32},
+};
+
+size_t tls_aead_key_size(uint8_t aead)
+{
+	return aead < TLS_AEADS ? algorithms[aead].key_size : 0;
+}
+
+struct kept;
+
+/* A way to libcrypto's ciphers. */
+struct way {
+	bool (*seal)(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
+		     size_t len);
+	bool (*open)(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
+		     size_t len);
+	/* Has the contexts of both directions begin with a key that everybody knows. */
+	void (*forget)(const struct kept *kept);
+};
+
+#if TLS_HAVE_PROVIDERS
+/* provider-cipher(7) */
+struct functions {
+	OSSL_FUNC_cipher_newctx_fn *new_ctx;
+	OSSL_FUNC_cipher_freectx_fn *free_ctx;
+	OSSL_FUNC_cipher_encrypt_init_fn *encrypt_init;
+	OSSL_FUNC_cipher_decrypt_init_fn *decrypt_init;
+	OSSL_FUNC_cipher_update_fn *update;
+	OSSL_FUNC_cipher_final_fn *final;
+	OSSL_FUNC_cipher_get_ctx_params_fn *get_ctx_params;
+};
+#endif
+
+/* What is kept of an AEAD, since to look it up and to make contexts costs more than a record. The
+ * key is set anew each time, because the next record may be another connection's. */
+struct kept {
+	const struct way *way; /* NULL: not looked for yet */
+	size_t key_size;
+	EVP_CIPHER_CTX *evp[DIRECTIONS];
+#if TLS_HAVE_PROVIDERS
+	struct functions call;
+	void *ctx[DIRECTIONS];
+	EVP_CIPHER *cipher; /* keeps the provider */
+#endif
+};
+
+/* Owner: the thread. */
+static __thread struct kept kept_all[TLS_AEADS];
+
+static const uint8_t no_key[TLS_AEAD_MAX_KEY];
+
+/* ---- by EVP ---- */
+
+static bool evp_find(struct kept *kept, uint8_t aead)
+{
+	bool ok = true;
+
+	for (int direction = OPEN; direction < DIRECTIONS; direction++) {
+		kept->evp[direction] = EVP_CIPHER_CTX_new();
+		ok = ok && kept->evp[direction] &&
+		     EVP_CipherInit_ex(kept->evp[direction], algorithms[aead].cipher(), NULL, NULL,
+				       NULL, direction == SEAL) == 1;
+	}
+	return ok;
+}
+
+/* Gives the context its key, nonce and additional data. */
+static bool evp_begin(EVP_CIPHER_CTX *ctx, const struct tls_aead_with *with)
+{
+	int n;
+
+	return EVP_CipherInit_ex(ctx, NULL, NULL, with->key, with->nonce, -1) == 1 &&
+	       EVP_CipherUpdate(ctx, NULL, &n, with->aad, (int)with->aad_len) == 1;
+}
+
+static bool evp_seal(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
+		     size_t len)
+{
+	EVP_CIPHER_CTX *ctx = kept->evp[SEAL];
+	int n;
+
+	return evp_begin(ctx, with) &&
+	       (len == 0 || EVP_CipherUpdate(ctx, text, &n, text, (int)len) == 1) &&
+	       EVP_CipherFinal_ex(ctx, text + len, &n) == 1 &&
+	       EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, TLS_AEAD_TAG, text + len) == 1;
+}
+
+static bool evp_open(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
+		     size_t len)
+{
+	EVP_CIPHER_CTX *ctx = kept->evp[OPEN];
+	int n;
+
+	return evp_begin(ctx, with) &&
+	       EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, TLS_AEAD_TAG, text + len) == 1 &&
+	       (len == 0 || EVP_CipherUpdate(ctx, text, &n, text, (int)len) == 1) &&
+	       EVP_CipherFinal_ex(ctx, text + len, &n) == 1;
+}
+
+static void evp_forget(const struct kept *kept)
+{
+	EVP_CipherInit_ex(kept->evp[SEAL], NULL, NULL, no_key, NULL, -1);
+	EVP_CipherInit_ex(kept->evp[OPEN], NULL, NULL, no_key, NULL, -1);
+}
+
+static void evp_free(struct kept *kept)
+{
+	for (int direction = OPEN; direction < DIRECTIONS; direction++) {
+		EVP_CIPHER_CTX_free(kept->evp[direction]);
+		kept->evp[direction] = NULL;
+	}
+}
+
+/* ---- by the functions of a provider ---- */
+
+#if TLS_HAVE_PROVIDERS
+
+static bool direct_seal(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
+			size_t len)
+{
+	OSSL_PARAM tag[] = {
+		OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, text + len, TLS_AEAD_TAG),
+		OSSL_PARAM_END,
+	};
+	const struct functions *call = &kept->call;
+	void *ctx = kept->ctx[SEAL];
+	size_t n;
+
+	return call->encrypt_init(ctx, with->key, kept->key_size, with->nonce, TLS_AEAD_NONCE,
+				  NULL) == 1 &&
+	       call->update(ctx, NULL, &n, with->aad_len, with->aad, with->aad_len) == 1 &&
+	       (len == 0 || call->update(ctx, text, &n, len, text, len) == 1) &&
+	       call->final(ctx, text + len, &n, TLS_AEAD_TAG) == 1 &&
+	       call->get_ctx_params(ctx, tag) == 1;
+}
+
+static bool direct_open(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
+			size_t len)
+{
+	const OSSL_PARAM tag[] = {
+		OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, text + len, TLS_AEAD_TAG),
+		OSSL_PARAM_END,
+	};
+	const struct functions *call = &kept->call;
+	void *ctx = kept->ctx[OPEN];
+	size_t n;
+
+	return call->decrypt_init(ctx, with->key, kept->key_size, with->nonce, TLS_AEAD_NONCE,
+				  tag) == 1 &&
+	       call->update(ctx, NULL, &n, with->aad_len, with->aad, with->aad_len) == 1 &&
+	       (len == 0 || call->update(ctx, text, &n, len, text, len) == 1) &&
+	       call->final(ctx, text + len, &n, TLS_AEAD_TAG) == 1;
+}
+
+static void direct_forget(const struct kept *kept)
+{
+	kept->call.encrypt_init(kept->ctx[SEAL], no_key, kept->key_size, NULL, 0, NULL);
+	kept->call.decrypt_init(kept->ctx[OPEN], no_key, kept->key_size, NULL, 0, NULL);
+}
+
+/* Takes what is used here out of a table, which may hold more. */
+static struct functions functions_of(const OSSL_DISPATCH *entry)
+{
+	struct functions found = {0};
+
+	for (; entry->function_id != 0; entry++) {
+		switch (entry->function_id) {
+		case OSSL_FUNC_CIPHER_NEWCTX:
+			found.new_ctx = OSSL_FUNC_cipher_newctx(entry);
+			break;
+		case OSSL_FUNC_CIPHER_FREECTX:
+			found.free_ctx = OSSL_FUNC_cipher_freectx(entry);
+			break;
+		case OSSL_FUNC_CIPHER_ENCRYPT_INIT:
+			found.encrypt_init = OSSL_FUNC_cipher_encrypt_init(entry);
+			break;
+		case OSSL_FUNC_CIPHER_DECRYPT_INIT:
+			found.decrypt_init = OSSL_FUNC_cipher_decrypt_init(entry);
+			break;
+		case OSSL_FUNC_CIPHER_UPDATE:
+			found.update = OSSL_FUNC_cipher_update(entry);
+			break;
+		case OSSL_FUNC_CIPHER_FINAL:
+			found.final = OSSL_FUNC_cipher_final(entry);
+			break;
+		case OSSL_FUNC_CIPHER_GET_CTX_PARAMS:
+			found.get_ctx_params = OSSL_FUNC_cipher_get_ctx_params(entry);
+			break;
+		}
+	}
+	return found;
+}
+
+static bool functions_are_complete(const struct functions *f)
+{
+	return f->new_ctx && f->free_ctx && f->encrypt_init && f->decrypt_init && f->update &&
+	       f->final && f->get_ctx_params;
+}
+
+/* The names of an algorithm are parted by colons, and case does not matter. */
+static bool has_name(const char *names, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (; names; names = strchr(names, ':')) {
+		names += *names == ':';
+		if (OPENSSL_strncasecmp(names, name, len) == 0 && strchr(":", names[len]))
+			return true;
+	}
+	return false;
+}
+
+/* Finds the functions of the provider that EVP uses, and makes contexts. */
+static bool direct_find(struct kept *kept, const char *name)
+{
+	const OSSL_ALGORITHM *all = NULL, *one;
+	const OSSL_PROVIDER *provider;
+	int no_cache;
+
+	kept->cipher = EVP_CIPHER_fetch(NULL, name, NULL);
+	provider = kept->cipher ? EVP_CIPHER_get0_provider(kept->cipher) : NULL;
+	if (provider)
+		all = OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_cache);
+	for (one = all; one && one->algorithm_names; one++)
+		if (has_name(one->algorithm_names, name))
+			break;
+	if (one && one->algorithm_names)
+		kept->call = functions_of(one->implementation);
+	if (all)
+		OSSL_PROVIDER_unquery_operation(provider, OSSL_OP_CIPHER, all);
+	if (!functions_are_complete(&kept->call))
+		return false;
+	for (int direction = OPEN; direction < DIRECTIONS; direction++)
+		kept->ctx[direction] =
+			kept->call.new_ctx(OSSL_PROVIDER_get0_provider_ctx(provider));
+	return kept->ctx[OPEN] && kept->ctx[SEAL];
+}
+
+static void direct_free(struct kept *kept)
+{
+	for (int direction = OPEN; direction < DIRECTIONS; direction++) {
+		if (kept->ctx[direction])
+			kept->call.free_ctx(kept->ctx[direction]);
+		kept->ctx[direction] = NULL;
+	}
+	EVP_CIPHER_free(kept->cipher);
+	kept->cipher = NULL;
+	memset(&kept->call, 0, sizeof(kept->call));
+}
+
+/* True if a text of that many bytes is sealed as EVP does it, opened again, and refused when its
+ * tag is not right. */
+static bool direct_agrees_on(const struct kept *kept, const struct tls_aead_with *with, size_t len)
+{
+	uint8_t text[64 + TLS_AEAD_TAG] = "a text that is neither long nor secret, in four blocks";
+	uint8_t ours[sizeof(text)], theirs[sizeof(text)];
+
+	memcpy(ours, text, sizeof(text));
+	memcpy(theirs, text, sizeof(text));
+	if (!direct_seal(kept, with, ours, len) || !evp_seal(kept, with, theirs, len) ||
+	    memcmp(ours, theirs, len + TLS_AEAD_TAG) != 0 || !direct_open(kept, with, ours, len) ||
+	    memcmp(ours, text, len) != 0)
+		return false;
+	theirs[len] ^= 1;
+	return !direct_open(kept, with, theirs, len);
+}
+
+static bool direct_agrees(const struct kept *kept)
+{
+	static const uint8_t key[TLS_AEAD_MAX_KEY] = "a key that everybody may know",
+			     nonce[TLS_AEAD_NONCE] = "and a nonce", aad[13] = "with the data";
+	struct tls_aead_with with = {.key = key, .nonce = nonce, .aad = aad, .aad_len = 5};
+
+	if (!direct_agrees_on(kept, &with, 50) || !direct_agrees_on(kept, &with, 0))
+		return false;
+	with.aad_len = sizeof(aad);
+	return direct_agrees_on(kept, &with, 32);
+}
+
+/* Takes this way if it can be gone. */
+static void direct_try(struct kept *kept, const char *name)
+{
+	static const struct way by_provider = {direct_seal, direct_open, direct_forget};
+
+	if (direct_find(kept, name) && direct_agrees(kept)) {
+		evp_free(kept);
+		kept->way = &by_provider;
+	} else {
+		direct_free(kept);
+	}
+	ERR_clear_error();
+}
+
+#else
+
+static void direct_try(struct kept *kept, const char *name)
+{
+	(void)kept, (void)name;
+}
+
+static void direct_free(struct kept *kept)
+{
+	(void)kept;
+}
+
+#endif
+
+/* ---- the shorter way that there is ---- */
+
+/* NULL for an unknown AEAD, or when libcrypto fails. */
+static const struct kept *kept_of(uint8_t aead)
+{
+	static const struct way by_evp = {evp_seal, evp_open, evp_forget};
+	struct kept *kept = &kept_all[aead < TLS_AEADS ? aead : TLS_AEAD_NONE];
+
+	if (kept->way)
+		return kept;
+	kept->key_size = tls_aead_key_size(aead);
+	if (kept->key_size == 0)
+		return NULL;
+	if (!evp_find(kept, aead)) {
+		evp_free(kept);
+		return NULL;
+	}
+	kept->way = &by_evp;
+	direct_try(kept, algorithms[aead].name);
+	return kept;
+}
+
+int tls_aead_seal(const struct tls_aead_with *with, uint8_t *text, size_t len)
+{
+	const struct kept *kept = kept_of(with->aead);
+
+	if (kept && kept->way->seal(kept, with, text, len))
+		return 0;
+	ERR_clear_error();
+	return -1;
+}
+
+int tls_aead_open(const struct tls_aead_with *with, uint8_t *text, size_t len)
+{
+	const struct kept *kept = kept_of(with->aead);
+
+	if (kept && kept->way->open(kept, with, text, len))
+		return 0;
+	ERR_clear_error();
+	return -1;
+}
+
+void tls_aead_forget(void)
+{
+	for (size_t aead = 0; aead < TLS_AEADS; aead++)
+		if (kept_all[aead].way)
+			kept_all[aead].way->forget(&kept_all[aead]);
+}
+
+void tls_aead_thread_end(void)
+{
+	for (size_t aead = 0; aead < TLS_AEADS; aead++) {
+		evp_free(&kept_all[aead]);
+		direct_free(&kept_all[aead]);
+		kept_all[aead].way = NULL;
+	}
+}
