@@ -18,8 +18,9 @@ PARALLEL = 8  # connections at a time: enough to keep a server busy, few enough 
 KEPT = 16  # connections that requests are spread over
 WARM_UP = 200
 LIMIT = 60  # seconds for one measurement
-TURN = 64  # requests that one side gets in a row
-SETTLED = 0.001  # seconds after which a server has done with the last of them
+HANDSHAKE_TURN = 20  # handshakes that one side gets in a row
+REQUEST_TURN = 64  # requests likewise
+SETTLED = 0.001  # seconds after which a server has done with the last of these
 SAME_START = 4  # rounds that one start of the servers serves
 
 SIDES = ("ours", "peer", "tcp", "floor", "floor-tcp")
@@ -189,13 +190,7 @@ class Bench:
             self.drop(side)
         return None
 
-    def measure(self, quantity: str, variant: str, work) -> None:
-        """One result for each side, one after the other."""
-        for side in self.sides:
-            key = (quantity, variant, side)
-            self.cell(key).rounds.append(self.attempt(key, work))
-
-    def measure_requests(self, variant: str) -> None:
+    def measure_in_turns(self, quantity: str, variant: str, turns: int, begin, work) -> None:
         """One result for each side, of many short turns in which the sides alternate.
 
         What else the machine does comes and goes many times in a second, and may double a cost; this way it
@@ -203,16 +198,14 @@ class Bench:
         """
         parts: dict[str, list[dict | None]] = {side: [] for side in self.sides}
         for side in self.sides:
-            if self.attempt(("request", variant, side), self.begin_requests) is None:
+            if self.attempt((quantity, variant, side), begin) is None:
                 parts[side].append(None)
-        for turn in range(self.options.requests // TURN):
+        for turn in range(turns):
             for side in self.sides if turn % 2 == 0 else self.sides[::-1]:
                 if None not in parts[side]:
-                    parts[side].append(self.attempt(("request", variant, side), self.requests))
+                    parts[side].append(self.attempt((quantity, variant, side), work))
         for side, found in parts.items():
-            self.cell(("request", variant, side)).rounds.append(joined(found))
-        for server in self.servers.values():
-            server.bind(self.processors)
+            self.cell((quantity, variant, side)).rounds.append(joined(found))
 
     def diagnose(self, side: str, error: Exception) -> str:
         """A dead server is a better explanation than what its client saw."""
@@ -227,21 +220,25 @@ class Bench:
         print(f"  {side}: {text}", file=sys.stderr, flush=True)
         return text
 
+    def begin(self, server: Server, variant: str) -> dict:
+        """Handshakes run on all processors, since waking the engine on another one is part of their cost."""
+        server.bind(self.processors)
+        self.threads[server.name] = server.threads()
+        return {}
+
     def connections(self, server: Server, variant: str) -> dict:
-        before = server.quiet_cpu_ns()
-        found = self.client(server, variant).connect(self.options.handshakes)
-        used = server.quiet_cpu_ns() - before
+        threads = self.threads[server.name]
+        before = charged_ns(threads)
+        found = self.client(server, variant).connect(HANDSHAKE_TURN)
+        used = server.quiet_cpu_ns(threads) - before
         self.served[server.name] += found["done"]
         return dict(found, us=used / found["done"] / 1000)
 
     def begin_requests(self, server: Server, variant: str) -> dict:
-        """Client and server on processors of their own: where the scheduler puts them is worth 10%.
-
-        Handshakes are measured without that, since waking the engine on another processor is part of their cost.
-        """
+        """Client and server on processors of their own: where the scheduler puts them is worth 10%."""
         key = (server.name, variant)
         if key not in self.kept:
-            self.kept[key] = self.client(server, variant).keep(TURN, KEPT)
+            self.kept[key] = self.client(server, variant).keep(REQUEST_TURN, KEPT)
             self.served[server.name] += KEPT
             os.sched_setaffinity(self.kept[key].pid, self.client_processors)
         server.bind(self.server_processors)
@@ -249,11 +246,11 @@ class Bench:
         return {}
 
     def requests(self, server: Server, variant: str) -> dict:
-        before = charged_ns(self.threads[server.name])
+        threads = self.threads[server.name]
+        before = charged_ns(threads)
         found = Client.again(self.kept[server.name, variant])
         time.sleep(SETTLED)
-        used = charged_ns(self.threads[server.name]) - before
-        return dict(found, us=used / found["done"] / 1000)
+        return dict(found, us=(charged_ns(threads) - before) / found["done"] / 1000)
 
     def idle(self, server: Server, variant: str) -> dict:
         """Memory of connections that had one request each and are silent now."""
@@ -281,10 +278,12 @@ class Bench:
                 self.drop(side)
 
     def round(self) -> None:
+        turns = self.options.handshakes // HANDSHAKE_TURN
         for variant in HANDSHAKES:
-            self.measure("connection", variant, self.connections)
+            self.measure_in_turns("connection", variant, turns, self.begin, self.connections)
+        turns = self.options.requests // REQUEST_TURN
         for variant in REQUESTS:
-            self.measure_requests(variant)
+            self.measure_in_turns("request", variant, turns, self.begin_requests, self.requests)
 
     def run(self) -> None:
         wanted = self.options.rounds
@@ -303,5 +302,7 @@ class Bench:
         self.stop()
         for number in range(self.options.memory_rounds):
             print(f"memory round {number + 1} of {self.options.memory_rounds}", file=sys.stderr, flush=True)
-            self.measure("idle", HANDSHAKES[0], self.idle)
+            for side in self.sides:
+                key = ("idle", HANDSHAKES[0], side)
+                self.cell(key).rounds.append(self.attempt(key, self.idle))
             self.stop()

@@ -19,8 +19,8 @@ from typing import Any
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 10.0
 QUIET_TIMEOUT = 10.0
-QUIET_STEP = 0.01
-QUIET_NS = 100_000  # per step; ten times what SER's timers use on average when nothing happens
+QUIET_STEP = 0.004
+QUIET_NS = 40_000  # per step; ten times what SER's timers use on average when nothing happens
 
 
 def charged_ns(threads: list[Path]) -> int:
@@ -96,13 +96,14 @@ class Server:
         """CPU time used so far."""
         return charged_ns(self.threads())
 
-    def quiet_cpu_ns(self) -> int:
-        """cpu_ns() once the server has finished what it was doing."""
+    def quiet_cpu_ns(self, threads: list[Path] | None = None) -> int:
+        """CPU time of these threads, or of all, once they have finished what they were doing."""
+        threads = threads or self.threads()
         deadline = time.monotonic() + QUIET_TIMEOUT
-        before, calm = self.cpu_ns(), 0
+        before, calm = charged_ns(threads), 0
         while calm < 2 and time.monotonic() < deadline:
             time.sleep(QUIET_STEP)
-            now = self.cpu_ns()
+            now = charged_ns(threads)
             calm = calm + 1 if now - before < QUIET_NS else 0
             before = now
         return before
