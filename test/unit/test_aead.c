@@ -182,7 +182,8 @@ const OSSL_ALGORITHM *OSSL_PROVIDER_query_operation(const OSSL_PROVIDER *provide
 	if (shown.hidden)
 		return NULL;
 	from = real(provider, operation, no_cache);
-	while (strncasecmp(from->algorithm_names, about, strlen(about)) != 0)
+	while (strncasecmp(from->algorithm_names, about, strlen(about)) != 0 ||
+	       from->algorithm_names[strlen(about)] == '-') /* AES-128-GCM-SIV */
 		from++;
 	table_fill(from->implementation);
 	one[0] = *from;
