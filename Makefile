@@ -120,6 +120,8 @@ exports: tls.so
 	@found=$$(nm -D --defined-only tls.so | awk '{print $$3}' | LC_ALL=C sort | xargs); \
 	[ "$$found" = "$(EXPORTS)" ] || { \
 		echo "tls.so exports: $$found" >&2; echo "it must export: $(EXPORTS)" >&2; exit 1; }
+	@newer=$$(objdump -T tls.so | grep -o 'OPENSSL_3[0-9.]*.*' | grep -v '^OPENSSL_3\.0\.0)'); \
+	[ -z "$$newer" ] || { echo "tls.so does not run with OpenSSL 3.0.0: $$newer" >&2; exit 1; }
 
 # ---- tests
 # Every test/unit/test_*.c is a program; it is linked with the other files there and with those of the

@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <string.h>
+#include <strings.h>
 
 enum direction {
 	OPEN,
@@ -46,7 +47,7 @@ struct way {
 	bool (*open)(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
 		     size_t len);
 	/* Has the contexts of both directions begin with a key that everybody knows. */
-	void (*forget)(const struct kept *kept);
+	bool (*forget)(const struct kept *kept);
 };
 
 #if TLS_HAVE_PROVIDERS
@@ -78,7 +79,7 @@ struct kept {
 /* Owner: the thread. */
 static __thread struct kept kept_all[TLS_AEADS];
 
-static const uint8_t no_key[TLS_AEAD_MAX_KEY];
+static const uint8_t no_key[TLS_AEAD_MAX_KEY], no_nonce[TLS_AEAD_NONCE];
 
 /* ---- by EVP ---- */
 
@@ -128,10 +129,10 @@ static bool evp_open(const struct kept *kept, const struct tls_aead_with *with, 
 	       EVP_CipherFinal_ex(ctx, text + len, &n) == 1;
 }
 
-static void evp_forget(const struct kept *kept)
+static bool evp_forget(const struct kept *kept)
 {
-	EVP_CipherInit_ex(kept->evp[SEAL], NULL, NULL, no_key, NULL, -1);
-	EVP_CipherInit_ex(kept->evp[OPEN], NULL, NULL, no_key, NULL, -1);
+	return EVP_CipherInit_ex(kept->evp[SEAL], NULL, NULL, no_key, no_nonce, -1) == 1 &&
+	       EVP_CipherInit_ex(kept->evp[OPEN], NULL, NULL, no_key, no_nonce, -1) == 1;
 }
 
 static void evp_free(struct kept *kept)
@@ -160,7 +161,7 @@ static bool direct_seal(const struct kept *kept, const struct tls_aead_with *wit
 	return call->encrypt_init(ctx, with->key, kept->key_size, with->nonce, TLS_AEAD_NONCE,
 				  NULL) == 1 &&
 	       call->update(ctx, NULL, &n, with->aad_len, with->aad, with->aad_len) == 1 &&
-	       (len == 0 || call->update(ctx, text, &n, len, text, len) == 1) &&
+	       (len == 0 || (call->update(ctx, text, &n, len, text, len) == 1 && n == len)) &&
 	       call->final(ctx, text + len, &n, TLS_AEAD_TAG) == 1 &&
 	       call->get_ctx_params(ctx, tag) == 1;
 }
@@ -179,14 +180,16 @@ static bool direct_open(const struct kept *kept, const struct tls_aead_with *wit
 	return call->decrypt_init(ctx, with->key, kept->key_size, with->nonce, TLS_AEAD_NONCE,
 				  tag) == 1 &&
 	       call->update(ctx, NULL, &n, with->aad_len, with->aad, with->aad_len) == 1 &&
-	       (len == 0 || call->update(ctx, text, &n, len, text, len) == 1) &&
+	       (len == 0 || (call->update(ctx, text, &n, len, text, len) == 1 && n == len)) &&
 	       call->final(ctx, text + len, &n, TLS_AEAD_TAG) == 1;
 }
 
-static void direct_forget(const struct kept *kept)
+static bool direct_forget(const struct kept *kept)
 {
-	kept->call.encrypt_init(kept->ctx[SEAL], no_key, kept->key_size, NULL, 0, NULL);
-	kept->call.decrypt_init(kept->ctx[OPEN], no_key, kept->key_size, NULL, 0, NULL);
+	return kept->call.encrypt_init(kept->ctx[SEAL], no_key, kept->key_size, no_nonce,
+				       TLS_AEAD_NONCE, NULL) == 1 &&
+	       kept->call.decrypt_init(kept->ctx[OPEN], no_key, kept->key_size, no_nonce,
+				       TLS_AEAD_NONCE, NULL) == 1;
 }
 
 /* Takes what is used here out of a table, which may hold more. */
@@ -235,27 +238,41 @@ static bool has_name(const char *names, const char *name)
 
 	for (; names; names = strchr(names, ':')) {
 		names += *names == ':';
-		if (OPENSSL_strncasecmp(names, name, len) == 0 && strchr(":", names[len]))
+		if (strncasecmp(names, name, len) == 0 && strchr(":", names[len]))
 			return true;
 	}
 	return false;
 }
 
-/* Finds the functions of the provider that EVP uses, and makes contexts. */
+/* The only algorithm of that name. With two of them there is no telling which EVP uses. */
+static const OSSL_ALGORITHM *only_one(const OSSL_ALGORITHM *all, const char *name)
+{
+	const OSSL_ALGORITHM *found = NULL;
+
+	for (; all && all->algorithm_names; all++) {
+		if (!has_name(all->algorithm_names, name))
+			continue;
+		if (found)
+			return NULL;
+		found = all;
+	}
+	return found;
+}
+
+/* Finds the functions that EVP's context uses, and makes contexts. An engine has none. */
 static bool direct_find(struct kept *kept, const char *name)
 {
-	const OSSL_ALGORITHM *all = NULL, *one;
-	const OSSL_PROVIDER *provider;
+	EVP_CIPHER *cipher = (EVP_CIPHER *)EVP_CIPHER_CTX_get0_cipher(kept->evp[SEAL]);
+	const OSSL_PROVIDER *provider = EVP_CIPHER_get0_provider(cipher);
+	const OSSL_ALGORITHM *all, *one;
 	int no_cache;
 
-	kept->cipher = EVP_CIPHER_fetch(NULL, name, NULL);
-	provider = kept->cipher ? EVP_CIPHER_get0_provider(kept->cipher) : NULL;
-	if (provider)
-		all = OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_cache);
-	for (one = all; one && one->algorithm_names; one++)
-		if (has_name(one->algorithm_names, name))
-			break;
-	if (one && one->algorithm_names)
+	if (!provider || EVP_CIPHER_up_ref(cipher) != 1)
+		return false;
+	kept->cipher = cipher;
+	all = OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_cache);
+	one = only_one(all, name);
+	if (one)
 		kept->call = functions_of(one->implementation);
 	if (all)
 		OSSL_PROVIDER_unquery_operation(provider, OSSL_OP_CIPHER, all);
@@ -299,12 +316,12 @@ static bool direct_agrees_on(const struct kept *kept, const struct tls_aead_with
 static bool direct_agrees(const struct kept *kept)
 {
 	static const uint8_t key[TLS_AEAD_MAX_KEY] = "a key that everybody may know",
-			     nonce[TLS_AEAD_NONCE] = "and a nonce", aad[13] = "with the data";
+			     nonce[TLS_AEAD_NONCE] = "and a nonce", aad[] = "with the data";
 	struct tls_aead_with with = {.key = key, .nonce = nonce, .aad = aad, .aad_len = 5};
 
 	if (!direct_agrees_on(kept, &with, 50) || !direct_agrees_on(kept, &with, 0))
 		return false;
-	with.aad_len = sizeof(aad);
+	with.aad_len = sizeof(aad) - 1;
 	return direct_agrees_on(kept, &with, 32);
 }
 
@@ -313,13 +330,14 @@ static void direct_try(struct kept *kept, const char *name)
 {
 	static const struct way by_provider = {direct_seal, direct_open, direct_forget};
 
+	ERR_set_mark();
 	if (direct_find(kept, name) && direct_agrees(kept)) {
 		evp_free(kept);
 		kept->way = &by_provider;
 	} else {
 		direct_free(kept);
 	}
-	ERR_clear_error();
+	ERR_pop_to_mark();
 }
 
 #else
@@ -378,18 +396,25 @@ int tls_aead_open(const struct tls_aead_with *with, uint8_t *text, size_t len)
 	return -1;
 }
 
+static void kept_free(struct kept *kept)
+{
+	evp_free(kept);
+	direct_free(kept);
+	kept->way = NULL;
+}
+
 void tls_aead_forget(void)
 {
-	for (size_t aead = 0; aead < TLS_AEADS; aead++)
-		if (kept_all[aead].way)
-			kept_all[aead].way->forget(&kept_all[aead]);
+	for (size_t aead = 0; aead < TLS_AEADS; aead++) {
+		if (kept_all[aead].way && !kept_all[aead].way->forget(&kept_all[aead])) {
+			kept_free(&kept_all[aead]);
+			ERR_clear_error();
+		}
+	}
 }
 
 void tls_aead_thread_end(void)
 {
-	for (size_t aead = 0; aead < TLS_AEADS; aead++) {
-		evp_free(&kept_all[aead]);
-		direct_free(&kept_all[aead]);
-		kept_all[aead].way = NULL;
-	}
+	for (size_t aead = 0; aead < TLS_AEADS; aead++)
+		kept_free(&kept_all[aead]);
 }

@@ -342,7 +342,8 @@ size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *i
 	memcpy(text, in, len);
 	if (inner)
 		text[len] = type;
-	if (tls_aead_seal(&with, text, len + (size_t)inner) != 0)
-		return 0;
-	return TLS_RECORD_HEADER + size;
+	if (tls_aead_seal(&with, text, len + (size_t)inner) == 0)
+		return TLS_RECORD_HEADER + size;
+	OPENSSL_cleanse(text, len + (size_t)inner); /* it may be clear text still */
+	return 0;
 }

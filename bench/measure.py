@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -125,6 +126,7 @@ class Bench:
         self.servers: dict[str, Server] = {}
         self.kept: dict[tuple[str, str], subprocess.Popen[str]] = {}  # clients with open connections
         self.threads: dict[str, list[Path]] = {}  # of the sides' servers
+        self.order = random.Random(0)
         self.cells: dict[tuple[str, str, str], Cell] = {}
         self.idle_us: dict[str, float] = {}
         self.broken: dict[str, str] = {}  # sides that do not even start: why
@@ -191,20 +193,27 @@ class Bench:
         return None
 
     def measure_in_turns(self, quantity: str, variant: str, turns: int, begin, work) -> None:
-        """One result for each side, of many short turns in which the sides alternate.
+        """One result for each side, of many short turns that come in random order.
 
         What else the machine does comes and goes many times in a second, and may double a cost; this way it
-        meets all sides alike.
+        meets all sides alike. No side has two turns in a row: it would find its caches warm.
         """
         parts: dict[str, list[dict | None]] = {side: [] for side in self.sides}
         for side in self.sides:
             if self.attempt((quantity, variant, side), begin) is None:
                 parts[side].append(None)
-        for turn in range(turns):
-            for side in self.sides if turn % 2 == 0 else self.sides[::-1]:
+        last = ""
+        for _ in range(turns):
+            order = self.order.sample(self.sides, len(self.sides))
+            if order[0] == last:
+                order.append(order.pop(0))
+            last = order[-1]
+            for side in order:
                 if None not in parts[side]:
                     parts[side].append(self.attempt((quantity, variant, side), work))
         for side, found in parts.items():
+            if None not in found and self.attempt((quantity, variant, side), self.end) is None:
+                found.append(None)
             self.cell((quantity, variant, side)).rounds.append(joined(found))
 
     def diagnose(self, side: str, error: Exception) -> str:
@@ -224,6 +233,11 @@ class Bench:
         """Handshakes run on all processors, since waking the engine on another one is part of their cost."""
         server.bind(self.processors)
         self.threads[server.name] = server.threads()
+        return {}
+
+    def end(self, server: Server, variant: str) -> dict:
+        if set(server.threads()) != set(self.threads[server.name]):
+            raise ServerError("has other threads than at the start of this measurement")
         return {}
 
     def connections(self, server: Server, variant: str) -> dict:

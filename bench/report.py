@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from measure import HANDSHAKES, REQUESTS, SIDES, VARIANTS, Bench, Cell, fingerprint
+from measure import HANDSHAKES, REQUESTS, SAME_START, SIDES, VARIANTS, Bench, Cell, fingerprint
 
 TITLES = {
     "ours": "this module",
@@ -194,7 +194,8 @@ def print_head(result: dict) -> None:
 
 def print_tables(result: dict) -> None:
     counts = result["counts"]
-    print(f"Medians of {counts['rounds']} interleaved rounds ({counts['memory_rounds']} for memory).")
+    print(f"Medians of {counts['rounds']} interleaved rounds ({counts['memory_rounds']} for memory); "
+          f"servers start anew every {SAME_START} rounds.")
     print("quiet: the same ratio between the cheapest tenths of the rounds, which other load disturbed least.")
     print_table(result, "Server CPU per connection: connect, full handshake, one request, close (us)",
                 [(v[:7], "connection", v, "us", 1) for v in HANDSHAKES])

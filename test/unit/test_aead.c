@@ -38,21 +38,73 @@ static const uint8_t aeads[] = {TLS_AEAD_AES_128_GCM, TLS_AEAD_AES_256_GCM,
 
 /* ---- stand-ins for functions of libcrypto, found before its own ---- */
 
-static unsigned evp_calls; /* that set a key */
-static unsigned evp_zeros; /* of these: one that is known to everybody */
-static bool evp_fails;
+static unsigned evp_calls;    /* that set a key */
+static unsigned evp_zeros;    /* of these: one that is known to everybody */
+static int evp_contexts;      /* that are not freed */
+static const char *evp_fails; /* the function that does */
+
+static bool evp_may(const char *function)
+{
+	if (!evp_fails || strcmp(function, evp_fails) != 0)
+		return true;
+	ERR_put_error(ERR_LIB_EVP, 0, ERR_R_INTERNAL_ERROR, __FILE__, __LINE__);
+	return false;
+}
+
+#define REAL(type, name, params)                                                                   \
+	static type(*real) params;                                                                 \
+	if (!real)                                                                                 \
+	real = dlsym(RTLD_NEXT, #name)
+
+EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void)
+{
+	REAL(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void));
+
+	evp_contexts++;
+	return real();
+}
+
+void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *ctx)
+{
+	REAL(void, EVP_CIPHER_CTX_free, (EVP_CIPHER_CTX *));
+
+	evp_contexts -= ctx != NULL;
+	real(ctx);
+}
 
 int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *impl,
 		      const unsigned char *key, const unsigned char *iv, int enc)
 {
-	static int (*real)(EVP_CIPHER_CTX *, const EVP_CIPHER *, ENGINE *, const unsigned char *,
-			   const unsigned char *, int);
+	REAL(int, EVP_CipherInit_ex,
+	     (EVP_CIPHER_CTX *, const EVP_CIPHER *, ENGINE *, const unsigned char *,
+	      const unsigned char *, int));
 
-	if (!real)
-		real = dlsym(RTLD_NEXT, "EVP_CipherInit_ex");
 	evp_calls += key != NULL;
 	evp_zeros += key && key[0] == 0 && memcmp(key, key + 1, 15) == 0;
-	return evp_fails ? 0 : real(ctx, cipher, impl, key, iv, enc);
+	return evp_may(key ? "key" : "init") ? real(ctx, cipher, impl, key, iv, enc) : 0;
+}
+
+int EVP_CipherUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len, const unsigned char *in,
+		     int in_len)
+{
+	REAL(int, EVP_CipherUpdate,
+	     (EVP_CIPHER_CTX *, unsigned char *, int *, const unsigned char *, int));
+
+	return evp_may(out ? "text" : "aad") ? real(ctx, out, out_len, in, in_len) : 0;
+}
+
+int EVP_CipherFinal_ex(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len)
+{
+	REAL(int, EVP_CipherFinal_ex, (EVP_CIPHER_CTX *, unsigned char *, int *));
+
+	return evp_may("final") ? real(ctx, out, out_len) : 0;
+}
+
+int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *ctx, int type, int arg, void *at)
+{
+	REAL(int, EVP_CIPHER_CTX_ctrl, (EVP_CIPHER_CTX *, int, int, void *));
+
+	return evp_may("tag") ? real(ctx, type, arg, at) : 0;
 }
 
 #if TLS_HAVE_PROVIDERS
@@ -62,11 +114,20 @@ int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *imp
 /* How what is shown of a provider differs from what it has. */
 static struct {
 	bool hidden;       /* no algorithm at all */
+	bool twice;        /* an algorithm */
+	bool by_engine;    /* EVP's cipher is no provider's */
 	const char *names; /* of every algorithm, instead of its own */
 	int missing;       /* a function's id */
 	int other;         /* likewise; by is called instead */
 	void (*by)(void);
 } shown;
+
+const EVP_CIPHER *EVP_CIPHER_CTX_get0_cipher(const EVP_CIPHER_CTX *ctx)
+{
+	REAL(const EVP_CIPHER *, EVP_CIPHER_CTX_get0_cipher, (const EVP_CIPHER_CTX *));
+
+	return shown.by_engine ? EVP_aes_128_gcm() : real(ctx);
+}
 
 static OSSL_DISPATCH table[TABLE_MAX];
 static OSSL_FUNC_cipher_newctx_fn *real_new_ctx;
@@ -80,7 +141,17 @@ static OSSL_FUNC_cipher_get_ctx_params_fn *real_get_ctx_params;
 static int contexts;                           /* that are not freed */
 static unsigned direct_calls;                  /* that set a key */
 static uint8_t last_keys[2][TLS_AEAD_MAX_KEY]; /* of what was opened, of what was sealed */
+static int tables;                             /* that are still being looked at */
+static void *sealing, *opening;                /* the contexts of the last calls */
+static size_t text_len;                        /* since then */
 static bool init_fails, update_fails, final_fails, params_fail;
+static int failure; /* what those return */
+
+static int fail_with_error(void)
+{
+	ERR_put_error(ERR_LIB_EVP, 0, ERR_R_INTERNAL_ERROR, __FILE__, __LINE__);
+	return failure;
+}
 
 static void *count_new_ctx(void *provider)
 {
@@ -98,32 +169,40 @@ static int note_encrypt_init(void *ctx, const unsigned char *key, size_t key_len
 			     const unsigned char *iv, size_t iv_len, const OSSL_PARAM params[])
 {
 	direct_calls++;
+	sealing = ctx;
+	text_len = 0;
 	memcpy(last_keys[1], key, key_len);
-	return init_fails ? 0 : real_encrypt_init(ctx, key, key_len, iv, iv_len, params);
+	return init_fails ? fail_with_error()
+			  : real_encrypt_init(ctx, key, key_len, iv, iv_len, params);
 }
 
 static int note_decrypt_init(void *ctx, const unsigned char *key, size_t key_len,
 			     const unsigned char *iv, size_t iv_len, const OSSL_PARAM params[])
 {
 	direct_calls++;
+	opening = ctx;
+	text_len = 0;
 	memcpy(last_keys[0], key, key_len);
-	return init_fails ? 0 : real_decrypt_init(ctx, key, key_len, iv, iv_len, params);
+	return init_fails ? fail_with_error()
+			  : real_decrypt_init(ctx, key, key_len, iv, iv_len, params);
 }
 
 static int may_update(void *ctx, unsigned char *out, size_t *out_len, size_t out_size,
 		      const unsigned char *in, size_t in_len)
 {
-	return update_fails ? 0 : real_update(ctx, out, out_len, out_size, in, in_len);
+	text_len += out ? in_len : 0;
+	return update_fails ? fail_with_error()
+			    : real_update(ctx, out, out_len, out_size, in, in_len);
 }
 
 static int may_final(void *ctx, unsigned char *out, size_t *out_len, size_t out_size)
 {
-	return final_fails ? 0 : real_final(ctx, out, out_len, out_size);
+	return final_fails ? fail_with_error() : real_final(ctx, out, out_len, out_size);
 }
 
 static int may_get_params(void *ctx, OSSL_PARAM params[])
 {
-	return params_fail ? 0 : real_get_ctx_params(ctx, params);
+	return params_fail ? fail_with_error() : real_get_ctx_params(ctx, params);
 }
 
 static const struct {
@@ -173,7 +252,7 @@ const OSSL_ALGORITHM *OSSL_PROVIDER_query_operation(const OSSL_PROVIDER *provide
 						    int *no_cache)
 {
 	static const OSSL_ALGORITHM *(*real)(const OSSL_PROVIDER *, int, int *);
-	static OSSL_ALGORITHM one[2];
+	static OSSL_ALGORITHM all[3];
 	const OSSL_ALGORITHM *from;
 
 	if (!real)
@@ -186,11 +265,15 @@ const OSSL_ALGORITHM *OSSL_PROVIDER_query_operation(const OSSL_PROVIDER *provide
 	       from->algorithm_names[strlen(about)] == '-') /* AES-128-GCM-SIV */
 		from++;
 	table_fill(from->implementation);
-	one[0] = *from;
-	one[0].implementation = table;
+	all[0] = *from;
+	all[0].implementation = table;
 	if (shown.names)
-		one[0].algorithm_names = shown.names;
-	return one;
+		all[0].algorithm_names = shown.names;
+	memset(&all[1], 0, sizeof(all[1]));
+	if (shown.twice)
+		all[1] = all[0];
+	tables++;
+	return all;
 }
 
 void OSSL_PROVIDER_unquery_operation(const OSSL_PROVIDER *provider, int operation,
@@ -199,6 +282,7 @@ void OSSL_PROVIDER_unquery_operation(const OSSL_PROVIDER *provider, int operatio
 	(void)provider;
 	assert_int_equal(operation, OSSL_OP_CIPHER);
 	assert_non_null(algorithms);
+	tables--;
 	memset(table, 0xff, sizeof(table)); /* nobody may look into it any more */
 }
 
@@ -419,8 +503,11 @@ static void assert_way(uint8_t aead, bool by_evp)
 	assert_int_equal(evp_calls > 0, by_evp);
 	assert_int_equal(direct_calls > 0, !by_evp);
 	assert_int_equal(contexts, by_evp ? 0 : 2);
+	assert_int_equal(evp_contexts, by_evp ? 2 : 0);
+	assert_int_equal(tables, 0);
 	tls_aead_thread_end();
 	assert_int_equal(contexts, 0);
+	assert_int_equal(evp_contexts, 0);
 	memset(&shown, 0, sizeof(shown));
 }
 
@@ -438,6 +525,20 @@ static void test_no_provider(void **state)
 		shown.hidden = true;
 		assert_way(aeads[i], true);
 	}
+}
+
+static void test_engine(void **state)
+{
+	(void)state;
+	shown.by_engine = true;
+	assert_way(TLS_AEAD_AES_128_GCM, true);
+}
+
+static void test_two_of_a_name(void **state)
+{
+	(void)state;
+	shown.twice = true;
+	assert_way(TLS_AEAD_AES_128_GCM, true);
 }
 
 static void test_function_is_missing(void **state)
@@ -502,6 +603,33 @@ static int other_text(void *ctx, unsigned char *out, size_t *out_len, size_t out
 	return result;
 }
 
+/* What is sealed is right, what is opened is not. */
+static int opens_other_text(void *ctx, unsigned char *out, size_t *out_len, size_t out_size,
+			    const unsigned char *in, size_t in_len)
+{
+	int result = real_update(ctx, out, out_len, out_size, in, in_len);
+
+	if (out && ctx == opening)
+		out[0] ^= 1;
+	return result;
+}
+
+/* The additional data of TLS 1.3 has 5 bytes, that of TLS 1.2 has 13. */
+static int no_long_aad(void *ctx, unsigned char *out, size_t *out_len, size_t out_size,
+		       const unsigned char *in, size_t in_len)
+{
+	return out || in_len < 13 ? real_update(ctx, out, out_len, out_size, in, in_len) : 1;
+}
+
+static int short_update(void *ctx, unsigned char *out, size_t *out_len, size_t out_size,
+			const unsigned char *in, size_t in_len)
+{
+	int result = real_update(ctx, out, out_len, out_size, in, in_len);
+
+	*out_len -= out && in_len == 32;
+	return result;
+}
+
 static int no_final(void *ctx, unsigned char *out, size_t *out_len, size_t out_size)
 {
 	(void)ctx, (void)out, (void)out_len, (void)out_size;
@@ -521,6 +649,11 @@ static int no_tag(void *ctx, OSSL_PARAM params[])
 	return 1;
 }
 
+static int no_tag_of_nothing(void *ctx, OSSL_PARAM params[])
+{
+	return text_len == 0 ? 1 : real_get_ctx_params(ctx, params);
+}
+
 static const struct other {
 	int id;
 	void (*by)(void);
@@ -529,10 +662,21 @@ static const struct other {
 	{                                                                                          \
 		OSSL_FUNC_CIPHER_##id, (void (*)(void))(by)                                        \
 	}
-	OTHER(NEWCTX, no_new_ctx),    OTHER(NEWCTX, one_new_ctx),      OTHER(ENCRYPT_INIT, no_init),
-	OTHER(DECRYPT_INIT, no_init), OTHER(ENCRYPT_INIT, same_nonce), OTHER(UPDATE, no_update),
-	OTHER(UPDATE, no_aad),        OTHER(UPDATE, other_text),       OTHER(FINAL, no_final),
-	OTHER(FINAL, any_final),      OTHER(GET_CTX_PARAMS, no_tag),
+	OTHER(NEWCTX, no_new_ctx),
+	OTHER(NEWCTX, one_new_ctx),
+	OTHER(ENCRYPT_INIT, no_init),
+	OTHER(DECRYPT_INIT, no_init),
+	OTHER(ENCRYPT_INIT, same_nonce),
+	OTHER(UPDATE, no_update),
+	OTHER(UPDATE, no_aad),
+	OTHER(UPDATE, no_long_aad),
+	OTHER(UPDATE, other_text),
+	OTHER(UPDATE, opens_other_text),
+	OTHER(UPDATE, short_update),
+	OTHER(FINAL, no_final),
+	OTHER(FINAL, any_final),
+	OTHER(GET_CTX_PARAMS, no_tag),
+	OTHER(GET_CTX_PARAMS, no_tag_of_nothing),
 #undef OTHER
 };
 
@@ -574,49 +718,122 @@ static void test_names(void **state)
 	}
 }
 
-/* A function that fails later fails one record, and EVP is not asked. */
+/* A provider may say no with -1, too. */
+static int negative_final(void *ctx, unsigned char *out, size_t *out_len, size_t out_size)
+{
+	return real_final(ctx, out, out_len, out_size) == 1 ? 1 : -1;
+}
+
+static void test_no_is_negative(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < COUNT(aeads); i++) {
+		shown.other = OSSL_FUNC_CIPHER_FINAL;
+		shown.by = (void (*)(void))negative_final;
+		assert_way(aeads[i], false);
+	}
+}
+
+/* A function that fails later, or returns something else than 1, fails one record, and EVP is not
+ * asked. */
 static void test_function_fails_later(void **state)
 {
 	bool *const fails[] = {&init_fails, &update_fails, &final_fails, &params_fail};
+	const int failures[] = {0, -1, 2};
 	uint8_t text[10 + TLS_AEAD_TAG] = "ten bytes", work[sizeof(text)];
 	struct sample s;
 
 	(void)state;
-	for (size_t i = 0; i < COUNT(fails); i++) {
+	for (size_t i = 0; i < COUNT(fails) * COUNT(failures); i++) {
+		bool *fail = fails[i / COUNT(failures)];
+
+		failure = failures[i % COUNT(failures)];
 		begin(TLS_AEAD_AES_256_GCM);
 		sample_make(&s, TLS_AEAD_AES_256_GCM);
 		assert_int_equal(tls_aead_seal(&s.with, text, 10), 0);
 		memcpy(work, text, sizeof(text));
-		*fails[i] = true;
+		*fail = true;
 		assert_int_equal(tls_aead_seal(&s.with, text, 10), -1);
-		if (fails[i] != &params_fail)
+		assert_int_equal(ERR_peek_error(), 0);
+		if (fail != &params_fail)
 			assert_int_equal(tls_aead_open(&s.with, work, 10), -1);
 		assert_int_equal(ERR_peek_error(), 0);
-		*fails[i] = false;
+		*fail = false;
 		assert_all(TLS_AEAD_AES_256_GCM);
 		assert_int_equal(evp_calls, 0);
 	}
 }
 
+/* What cannot forget its key is freed. */
+static void test_cannot_forget(void **state)
+{
+	(void)state;
+	begin(TLS_AEAD_AES_256_GCM);
+	assert_int_equal(contexts, 2);
+	init_fails = true;
+	failure = 0;
+	tls_aead_forget();
+	init_fails = false;
+	assert_int_equal(contexts, 0);
+	assert_int_equal(ERR_peek_error(), 0);
+	assert_way(TLS_AEAD_AES_256_GCM, false);
+}
+
+/* The errors of others stay. */
+static void test_keeps_errors(void **state)
+{
+	(void)state;
+	for (int hidden = 0; hidden < 2; hidden++) {
+		tls_aead_thread_end();
+		shown.hidden = hidden;
+		ERR_put_error(ERR_LIB_EVP, 0, ERR_R_INTERNAL_ERROR, __FILE__, __LINE__);
+		tls_aead_seal(&(struct tls_aead_with){.aead = TLS_AEAD_AES_128_GCM,
+						      .key = last_keys[0],
+						      .nonce = last_keys[1],
+						      .aad = last_keys[1]},
+			      (uint8_t[16 + TLS_AEAD_TAG]){0}, 16);
+		assert_int_not_equal(ERR_get_error(), 0);
+		assert_int_equal(ERR_get_error(), 0);
+	}
+	memset(&shown, 0, sizeof(shown));
+}
+
 #endif
 
+/* By EVP, whether its contexts are there or not: what fails fails one record. */
 static void test_evp_fails(void **state)
 {
-	uint8_t text[1 + TLS_AEAD_TAG] = {0};
+	static const char *const functions[] = {"init", "key", "aad", "text", "final", "tag"};
+	uint8_t sealed[10 + TLS_AEAD_TAG] = "ten bytes", work[sizeof(sealed)];
 	struct sample s;
 
 	(void)state;
+#if TLS_HAVE_PROVIDERS
+	shown.hidden = true;
+#endif
 	begin(TLS_AEAD_AES_128_GCM);
-	tls_aead_thread_end();
 	sample_make(&s, TLS_AEAD_AES_128_GCM);
-	evp_fails = true;
-	for (int i = 0; i < 2; i++) {
-		assert_int_equal(tls_aead_seal(&s.with, text, 1), -1);
-		assert_int_equal(tls_aead_open(&s.with, text, 1), -1);
+	assert_int_equal(tls_aead_seal(&s.with, sealed, 10), 0);
+	for (size_t i = 0; i < 2 * COUNT(functions); i++) {
+		bool anew = i % 2 || i == 0; /* contexts: only then are they initialised */
+
+		if (anew)
+			tls_aead_thread_end();
+		evp_fails = functions[i / 2];
+		memcpy(work, sealed, sizeof(sealed));
+		assert_int_equal(tls_aead_open(&s.with, work, 10), -1);
+		assert_int_equal(tls_aead_seal(&s.with, work, 10), -1);
 		assert_int_equal(ERR_peek_error(), 0);
+		tls_aead_forget();
+		assert_int_equal(ERR_peek_error(), 0);
+		evp_fails = NULL;
+		memcpy(work, sealed, sizeof(sealed));
+		assert_int_equal(tls_aead_open(&s.with, work, 10), 0);
+		assert_all(TLS_AEAD_AES_128_GCM);
 	}
-	evp_fails = false;
-	assert_all(TLS_AEAD_AES_128_GCM);
+#if TLS_HAVE_PROVIDERS
+	shown.hidden = false;
+#endif
 }
 
 /* Only a key that everybody knows is left in either context. */
@@ -681,10 +898,15 @@ int main(void)
 #if TLS_HAVE_PROVIDERS
 		cmocka_unit_test(test_provider),
 		cmocka_unit_test(test_no_provider),
+		cmocka_unit_test(test_engine),
+		cmocka_unit_test(test_two_of_a_name),
 		cmocka_unit_test(test_function_is_missing),
 		cmocka_unit_test(test_function_does_something_else),
 		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_no_is_negative),
 		cmocka_unit_test(test_function_fails_later),
+		cmocka_unit_test(test_cannot_forget),
+		cmocka_unit_test(test_keeps_errors),
 #endif
 		cmocka_unit_test(test_evp_fails),
 		cmocka_unit_test(test_forget),
