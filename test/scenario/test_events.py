@@ -116,6 +116,7 @@ def test_the_connection_ends_while_the_route_runs(slow_out, certs, way):
         if way == "kill":
             assert ser.rpc("tls.kill", int(event["id"])) == "OK"
         else:
+            wait_until(lambda: endpoint.arrivals[0].tls, 5, "the endpoint to have seen the end of the handshake, too")
             endpoint.arrivals[0].tls.shutdown(socket.SHUT_RDWR)
         ser.wait_log("event over", since=ser.test_mark)
         wait_until(lambda: int(event["id"]) not in {c["id"] for c in ser.connections()}, 10, "its end")
