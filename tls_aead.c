@@ -147,6 +147,17 @@ static void evp_free(struct kept *kept)
 
 #if TLS_HAVE_PROVIDERS
 
+/* What follows when the context has its key and nonce. */
+static bool direct_crypt(const struct functions *call, void *ctx, const struct tls_aead_with *with,
+			 uint8_t *text, size_t len)
+{
+	size_t n;
+
+	return call->update(ctx, NULL, &n, with->aad_len, with->aad, with->aad_len) == 1 &&
+	       (len == 0 || (call->update(ctx, text, &n, len, text, len) == 1 && n == len)) &&
+	       call->final(ctx, text + len, &n, TLS_AEAD_TAG) == 1;
+}
+
 static bool direct_seal(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
 			size_t len)
 {
@@ -156,14 +167,10 @@ static bool direct_seal(const struct kept *kept, const struct tls_aead_with *wit
 	};
 	const struct functions *call = &kept->call;
 	void *ctx = kept->ctx[SEAL];
-	size_t n;
 
 	return call->encrypt_init(ctx, with->key, kept->key_size, with->nonce, TLS_AEAD_NONCE,
 				  NULL) == 1 &&
-	       call->update(ctx, NULL, &n, with->aad_len, with->aad, with->aad_len) == 1 &&
-	       (len == 0 || (call->update(ctx, text, &n, len, text, len) == 1 && n == len)) &&
-	       call->final(ctx, text + len, &n, TLS_AEAD_TAG) == 1 &&
-	       call->get_ctx_params(ctx, tag) == 1;
+	       direct_crypt(call, ctx, with, text, len) && call->get_ctx_params(ctx, tag) == 1;
 }
 
 static bool direct_open(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
@@ -175,13 +182,10 @@ static bool direct_open(const struct kept *kept, const struct tls_aead_with *wit
 	};
 	const struct functions *call = &kept->call;
 	void *ctx = kept->ctx[OPEN];
-	size_t n;
 
 	return call->decrypt_init(ctx, with->key, kept->key_size, with->nonce, TLS_AEAD_NONCE,
 				  tag) == 1 &&
-	       call->update(ctx, NULL, &n, with->aad_len, with->aad, with->aad_len) == 1 &&
-	       (len == 0 || (call->update(ctx, text, &n, len, text, len) == 1 && n == len)) &&
-	       call->final(ctx, text + len, &n, TLS_AEAD_TAG) == 1;
+	       direct_crypt(call, ctx, with, text, len);
 }
 
 static bool direct_forget(const struct kept *kept)

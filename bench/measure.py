@@ -229,11 +229,14 @@ class Bench:
         print(f"  {side}: {text}", file=sys.stderr, flush=True)
         return text
 
-    def begin(self, server: Server, variant: str) -> dict:
-        """Handshakes run on all processors, since waking the engine on another one is part of their cost."""
-        server.bind(self.processors)
+    def begin(self, server: Server, processors: set[int]) -> dict:
+        server.bind(processors)
         self.threads[server.name] = server.threads()
         return {}
+
+    def begin_connections(self, server: Server, variant: str) -> dict:
+        """Handshakes run on all processors, since waking the engine on another one is part of their cost."""
+        return self.begin(server, self.processors)
 
     def end(self, server: Server, variant: str) -> dict:
         if set(server.threads()) != set(self.threads[server.name]):
@@ -255,9 +258,7 @@ class Bench:
             self.kept[key] = self.client(server, variant).keep(REQUEST_TURN, KEPT)
             self.served[server.name] += KEPT
             os.sched_setaffinity(self.kept[key].pid, self.client_processors)
-        server.bind(self.server_processors)
-        self.threads[server.name] = server.threads()
-        return {}
+        return self.begin(server, self.server_processors)
 
     def requests(self, server: Server, variant: str) -> dict:
         threads = self.threads[server.name]
@@ -294,7 +295,7 @@ class Bench:
     def round(self) -> None:
         turns = self.options.handshakes // HANDSHAKE_TURN
         for variant in HANDSHAKES:
-            self.measure_in_turns("connection", variant, turns, self.begin, self.connections)
+            self.measure_in_turns("connection", variant, turns, self.begin_connections, self.connections)
         turns = self.options.requests // REQUEST_TURN
         for variant in REQUESTS:
             self.measure_in_turns("request", variant, turns, self.begin_requests, self.requests)
@@ -309,7 +310,7 @@ class Bench:
                 break
             if self.rounds % 10 == 0:
                 print(f"CPU round {self.rounds + 1} of {wanted}", file=sys.stderr, flush=True)
-            if self.rounds % SAME_START == 0:
+            if self.rounds and self.rounds % SAME_START == 0:
                 self.stop()  # where a start puts its memory is worth some percent, so there are many
             self.round()
             self.rounds += 1
@@ -319,4 +320,4 @@ class Bench:
             for side in self.sides:
                 key = ("idle", HANDSHAKES[0], side)
                 self.cell(key).rounds.append(self.attempt(key, self.idle))
-            self.stop()
+                self.drop(side)

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <openssl/ec.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
@@ -52,6 +53,11 @@ void assert_reads(SSL *ssl, const uint8_t *wire, size_t n, const uint8_t *text, 
 	}
 	assert_int_equal(got, len);
 	assert_memory_equal(back, text, len);
+}
+
+void raise_error(void)
+{
+	ERR_put_error(ERR_LIB_EVP, 0, ERR_R_INTERNAL_ERROR, __FILE__, __LINE__);
 }
 
 void assert_zeros(const void *memory, size_t len)

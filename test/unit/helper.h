@@ -18,6 +18,9 @@ uint8_t *pattern(size_t len);
 /* ssl reads text, of PATTERN_MAX bytes at most, from the n bytes that come on the wire. */
 void assert_reads(SSL *ssl, const uint8_t *wire, size_t n, const uint8_t *text, size_t len);
 
+/* Puts an error into the thread's queue, as a function of OpenSSL does that fails. */
+void raise_error(void);
+
 void assert_zeros(const void *memory, size_t len);
 
 /* Gives ctx a new key, ECDSA P-256, and its own certificate for it. */

@@ -53,7 +53,7 @@ static int final_may_succeed(void)
 	finals++;
 	if (final_fails == 0 || --final_fails != 0)
 		return 1;
-	ERR_put_error(ERR_LIB_EVP, 0, ERR_R_INTERNAL_ERROR, __FILE__, __LINE__);
+	raise_error();
 	return 0;
 }
 

@@ -4,7 +4,8 @@
  * memory, and every alert and limit is a row of the table in
  * test_stream_rows.h:
  *
- *   gcc -I. -I../.. test_stream.c helper.c ../../tls_record.c ../../tls_kdf.c ../../tls_stream.c \
+ *   gcc -I. -I../.. test_stream.c helper.c aead.c ../../tls_record.c ../../tls_kdf.c \
+ *       ../../tls_aead.c ../../tls_stream.c -Wl,--wrap=tls_aead_seal,--wrap=tls_aead_open \
  *       -lcmocka -lssl -lcrypto
  */
 #ifndef _GNU_SOURCE
@@ -30,7 +31,6 @@
 #define WIRE_MAX   (1 << 18)
 #define DEAD_FLAGS (TLS_STREAM_DEAD | TLS_STREAM_WRITE_CLOSED)
 #define RAW        255 /* a part of a row that is put on the wire as it is */
-#define NONCE_MAX  4096
 
 static const struct suite {
 	int version;
@@ -61,25 +61,6 @@ struct link {
 static SSL_CTX *server_ctx, *client_ctx;
 static uint8_t traffic_secret[2][48]; /* the client's, the server's */
 static struct link the_link;
-
-static struct {
-	uint8_t key[32];
-	uint8_t nonce[TLS_AEAD_NONCE];
-} sealed[NONCE_MAX];
-static size_t sealed_count;
-static bool sealed_watch;
-static bool crypt_fails;
-
-static bool note_sealed(const struct tls_aead_with *with, bool seals)
-{
-	if (sealed_watch && seals) {
-		assert_true(sealed_count < NONCE_MAX);
-		memcpy(sealed[sealed_count].key, with->key, 16);
-		memcpy(sealed[sealed_count].nonce, with->nonce, TLS_AEAD_NONCE);
-		sealed_count++;
-	}
-	return !crypt_fails;
-}
 
 static void on_keylog(const SSL *ssl, const char *line)
 {
@@ -662,9 +643,9 @@ static void test_failures(void **state)
 	assert_int_equal(s.flags, DEAD_FLAGS);
 	assert_int_equal(tls_stream_write(&s, out, 2, &taken, 1, out + 100, 100), 0);
 	stream_new(&s, 0x0304, TLS_AEAD_AES_128_GCM, 0);
-	crypt_fails = true;
+	aead_fails = true;
 	assert_int_equal(tls_stream_write(&s, out, 1, &taken, 1, out + 100, 100), 0);
-	crypt_fails = false;
+	aead_fails = false;
 	assert_int_equal(s.flags, DEAD_FLAGS);
 	assert_int_equal(s.wr.seq, 1);
 	stream_new(&s, 0x0304, TLS_AEAD_AES_128_GCM, 0);
@@ -675,9 +656,9 @@ static void test_failures(void **state)
 	assert_int_equal(ev.alert_sent, -1);
 	assert_string_equal(ev.error, "cannot update the keys");
 	stream_new(&s, 0x0304, TLS_AEAD_AES_128_GCM, 0);
-	crypt_fails = true;
+	aead_fails = true;
 	assert_int_equal(tls_stream_alert(&s, TLS_ALERT_CLOSE_NOTIFY, reply), 0);
-	crypt_fails = false;
+	aead_fails = false;
 	assert_int_equal(s.flags, DEAD_FLAGS);
 	stream_new(&s, 0x0304, TLS_AEAD_AES_128_GCM, 0);
 	tls_stream_wipe(&s);
@@ -701,31 +682,28 @@ static void nonces(uint16_t version, uint8_t aead)
 	stream_new(&s, version, aead, 1);
 	s.update_after = 5;
 	memset(s.wr.iv + 4, 0xff, 8);
-	sealed_count = 0;
+	aead_forget_notes();
 	for (int i = 0; i < 1000; i++) {
 		int ask = rand_r(&seed) % 3;
 		size_t len = 1 + (size_t)rand_r(&seed) % 300;
 
 		if (ask) {
 			n = part_seal(&s, &asks[version == 0x0304 ? 0 : 1], rec);
-			sealed_watch = true;
+			aead_watched = true;
 			assert_int_equal(tls_stream_read(&s, rec, n, reply, &ev, &need), 1);
-			sealed_watch = false;
+			aead_watched = false;
 		}
 		n = part_seal(&s, &asks[2], rec);
-		sealed_watch = true;
+		aead_watched = true;
 		assert_int_equal(tls_stream_read(&s, rec, n, reply, &ev, &need), 1);
 		assert_true(tls_stream_write(&s, rec, len, &taken, 150, out, sizeof(out)) != 0);
-		sealed_watch = false;
+		aead_watched = false;
 	}
-	sealed_watch = true;
+	aead_watched = true;
 	assert_true(tls_stream_alert(&s, TLS_ALERT_INTERNAL_ERROR, reply) != 0);
-	sealed_watch = false;
-	assert_true(sealed_count > 2000);
-	for (size_t i = 0; i < sealed_count; i++)
-		for (size_t j = 0; j < i; j++)
-			if (memcmp(&sealed[i], &sealed[j], sizeof(sealed[0])) == 0)
-				fail_msg("seals %zu and %zu share key and nonce", j, i);
+	aead_watched = false;
+	assert_true(aead_noted() > 2000);
+	assert_nonces_differ();
 }
 
 static void test_nonces(void **state)
@@ -754,7 +732,6 @@ static int group_begin(void **state)
 	client_ctx = SSL_CTX_new(TLS_client_method());
 	SSL_CTX_set_keylog_callback(server_ctx, on_keylog);
 	make_identity(server_ctx);
-	aead_before = note_sealed;
 	return 0;
 }
 
