@@ -21,9 +21,10 @@ import subprocess
 import tempfile
 import termios
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterable, Mapping, Sequence
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 TOP = Path(__file__).resolve().parents[2]
 CFG_TEMPLATE = Path(__file__).with_name("cfg") / "ser.cfg.in"
@@ -84,6 +85,22 @@ def wait_until(probe: Callable[[], object], timeout: float, what: str, step: flo
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout * SLOW:g} s: {what}")
         time.sleep(step)
+
+
+def process_state(pid: int) -> str:
+    """The letter of proc(5): R, S, T for a stopped one, Z for a dead one."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process does nothing meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: process_state(pid) == "T", 5, "the process to stop")
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def parse_fields(text: str) -> dict[str, str]:
@@ -304,7 +321,17 @@ class Ser:
                 raise AssertionError(f"SER did not start\n{self.tail()}") from None
             break
         self._pids = set(self.session_pids())
+        if self.config.tcp:
+            self._wake_tcp_main()
         return self
+
+    def _wake_tcp_main(self) -> None:
+        """A stop is safe from here on. The host's handler of SIGTERM takes the lock of cfg_update(), which its TCP
+        main process takes as well when it meets its first event: a signal then finds the lock taken, for ever."""
+        with socket.create_connection(("127.0.0.1", self.tcp_port), timeout=5 * SLOW) as sock:
+            sock.sendall(b"\r\n\r\n")
+            assert sock.recv(2) == b"\r\n"
+        self.wait_connections(0)
 
     def __renew_ports(self) -> None:
         self.tls_ports = [free_port(addr.strip("[]")) for addr in self.config.tls_addrs]
@@ -508,6 +535,19 @@ class Ser:
             self._kill()
         return self.exit_status
 
+    def _terminate(self, timeout: float) -> int:
+        """SIGTERM, once a second: the host's main process remembers one signal and loses a second that comes
+        before it has looked, as SIGTERM does behind the SIGCHLD of a process that was stopped and goes on."""
+        assert self.process is not None
+        end = time.monotonic() + timeout
+        while True:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                return self.process.wait(1)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > end:
+                    raise
+
     def stop(self, timeout: float = 10) -> None:
         """Ends SER politely; raises AssertionError when the run was not healthy."""
         if self.process is None or self.exit_status is not None:
@@ -519,10 +559,8 @@ class Ser:
             problems.append(f"processes that ended before the stop: {sorted(gone)}")
         if self.process.poll() is not None:
             problems.append("SER had ended before the stop")
-        else:
-            self.process.send_signal(signal.SIGTERM)
         try:
-            self.exit_status = self.process.wait(timeout * SLOW)
+            self.exit_status = self._terminate(timeout * SLOW)
             if self.exit_status != 0:
                 problems.append(f"exit status {self.exit_status}")
         except subprocess.TimeoutExpired:

@@ -2,20 +2,17 @@
 """Counters in SER's statistics: each one is moved by what it is said to count."""
 from __future__ import annotations
 
-import os
 import re
-import signal
 import socket
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from certs import V
 from clients import Endpoint, RawTls, TcpClient, TlsClient, UdpClient, WssClient, failed_handshake, rst
 from domains import base, fault, load, put, section, site
-from ser import TOP, wait_until
+from ser import TOP, stopped, wait_until
 
 CBC = {"high": V.TLSv1_2, "ciphers": "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"}
 
@@ -231,17 +228,11 @@ def test_engine(pool, certs):
     assert now["engine_requests"] > before["engine_requests"]
     assert 0 < now["engine_service_us_max"] <= now["engine_service_us"]
     assert 0 <= now["engine_queue_us_max"] <= now["engine_queue_us"]
-    pid = ser.engine_pid()
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T", 5, "the stop")
-    try:
-        with moves(ser, **_fails("engine"), engine_timeouts=1):
-            raw = RawTls(ser.tls_port, certs.client_context())
-            raw.sock.sendall(raw.flight())
-            assert raw.closed_by_ser(10)
-            raw.fin()
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    with stopped(ser.engine_pid()), moves(ser, **_fails("engine"), engine_timeouts=1):
+        raw = RawTls(ser.tls_port, certs.client_context())
+        raw.sock.sendall(raw.flight())
+        assert raw.closed_by_ser(10)
+        raw.fin()
 
 
 # -- the rest ---------------------------------------------------------------------------------------

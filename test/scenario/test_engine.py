@@ -13,7 +13,7 @@ import pytest
 
 from certs import V
 from clients import RawTls, TcpClient, TlsClient
-from ser import wait_until
+from ser import process_state, stopped, wait_until
 
 DEADLINE_MS = 1000
 NOBODY = 65534
@@ -25,22 +25,10 @@ def ser(pool, certs):
     return pool.fresh(tls=params, readers=1).start()
 
 
-def _process_state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-
-
-def _stop_engine(ser) -> int:
-    pid = ser.engine_pid()
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: _process_state(pid) == "T", 5, "the engine to stop")
-    return pid
-
-
 def test_a_stuck_engine_fails_handshakes_only(ser, certs):
     with TlsClient(ser.tls_port, certs.client_context()) as client, TcpClient(ser.tcp_port) as plain:
         assert client.ask().status == 200
-        pid = _stop_engine(ser)
-        try:
+        with stopped(ser.engine_pid()):
             late = [RawTls(ser.tls_port, certs.client_context()) for _ in range(4)]
             start = time.monotonic()
             for raw in late:
@@ -53,8 +41,6 @@ def test_a_stuck_engine_fails_handshakes_only(ser, certs):
                 assert raw.closed_by_ser(10)
                 assert "engine" in ser.wait_failure(raw.local_port)["reason"]
                 raw.fin()
-        finally:
-            os.kill(pid, signal.SIGCONT)
         with TlsClient(ser.tls_port, certs.client_context()) as later:
             assert later.ask().status == 200
         assert client.ask().status == 200
@@ -65,9 +51,9 @@ def test_a_stop_with_a_stuck_engine_ends(ser, certs):
     held = certs.client_context(high=V.TLSv1_2, ciphers="ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
     with TlsClient(ser.tls_port, held) as client:
         assert client.ask().status == 200
-        pid = _stop_engine(ser)
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGCONT)
+        pid = ser.engine_pid()
+        with stopped(pid):
+            os.kill(pid, signal.SIGTERM)
         ser.wait_end()
 
 
@@ -107,7 +93,7 @@ def test_the_engine_ends_with_the_main_process(pool, certs):
     ser = pool.fresh(tls=certs.server_params(), **settings).start()
     pid = ser.engine_pid()
     os.kill(ser.process.pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists() or _process_state(pid) in "ZX", 5, "the engine to end")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or process_state(pid) in "ZX", 5, "the engine to end")
     for other in ser.session_pids():
         os.kill(other, signal.SIGKILL)
     assert ser.wait_end() == -signal.SIGKILL

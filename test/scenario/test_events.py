@@ -10,7 +10,7 @@ import time
 import pytest
 
 from certs import V
-from clients import Endpoint, RawTls, TcpClient, TlsClient, UdpClient, WssClient, answer, request, take_message
+from clients import Endpoint, RawTls, TcpClient, TlsClient, UdpClient, WssClient, request, take_message
 from ser import wait_until
 
 WIDE = "tcp_rd_buf_size=65536\ntcp_conn_wq_max=1048576"

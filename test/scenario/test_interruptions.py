@@ -7,14 +7,12 @@ import random
 import signal
 import threading
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from certs import V
 from clients import Endpoint, RawTls, TcpClient, TlsClient, UdpClient
-from ser import wait_until
+from ser import stopped, wait_until
 
 HELD = {"high": V.TLSv1_2, "ciphers": "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"}
 WIDE = "tcp_rd_buf_size=65536\ntcp_conn_wq_max=1048576"
@@ -22,20 +20,6 @@ WIDE = "tcp_rd_buf_size=65536\ntcp_conn_wq_max=1048576"
 
 def _params(certs, **more):
     return certs.server_params(cipher_list="ALL:@SECLEVEL=0", **more)
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-
-
-@contextmanager
-def _stopped(pid: int):
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: _state(pid) == "T", 5, "the engine to stop")
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def _sessions(ser) -> int:
@@ -61,7 +45,7 @@ def test_a_short_stop_costs_time_only(pool, certs):
     with TlsClient(ser.tls_port, certs.client_context(**HELD)) as held, UdpClient(ser.udp_port) as caller, \
             Endpoint(certs.server_context()) as endpoint:
         assert held.ask().status == 200
-        with _stopped(pid):
+        with stopped(pid):
             fresh = [RawTls(ser.tls_port, certs.client_context()) for _ in range(3)]
             for raw in fresh:
                 raw.sock.sendall(raw.flight())
@@ -102,7 +86,7 @@ def test_what_a_long_stop_took_comes_back(pool, certs):
         for client in held + fast:
             assert client.ask().status == 200
         with Endpoint(certs.server_context()) as endpoint, UdpClient(ser.udp_port) as caller:
-            with _stopped(pid):
+            with stopped(pid):
                 fresh = [RawTls(ser.tls_port, certs.client_context()) for _ in range(4)]
                 for raw in fresh:
                     raw.sock.sendall(raw.flight())
@@ -202,7 +186,7 @@ def test_a_reload_by_a_process_that_once_waited_in_vain(pool, certs):
 		exit;
 	}""").start()
     with UdpClient(ser.udp_port) as caller, Endpoint(certs.server_context()) as endpoint:
-        with _stopped(ser.engine_pid()):
+        with stopped(ser.engine_pid()):
             caller.send(caller.build("OPTIONS", endpoint.uri))
             ser.wait_log(r"did not answer in time \(engine_timeout\)", 10)
         assert caller.ask("INFO", "sip:127.0.0.1", timeout=30).status == 200

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 
-from certs import GOOD, HOUR, REVOKED, V, responder, write
+from certs import HOUR, REVOKED, V, responder, write
 from clients import Endpoint, TlsClient, Tool, UdpClient, failed_handshake, request
 from domains import base, check, errors, load, met, own, section, site, warnings
 from ser import suite_key, wait_until
