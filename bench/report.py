@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import time
+from itertools import chain
 from pathlib import Path
 
 from measure import HANDSHAKES, REQUESTS, SAME_START, SIDES, VARIANTS, Bench, Cell, fingerprint
@@ -20,6 +22,8 @@ TITLES = {
     "floor-tcp": "the same without TLS",
 }
 MEMORY = ("shm_real_used", "pss_without_files")
+DRAWN = 2000  # medians that tell how sure one is
+FEWEST_STARTS = 5  # to tell it
 
 
 def command_line(*command: str) -> str:
@@ -46,31 +50,41 @@ def middle(numbers: list[float | None]) -> dict | None:
     known = [n for n in numbers if n is not None]
     if not known or len(known) < len(numbers):
         return None
-    cuts = statistics.quantiles(known, n=20, method="inclusive") if len(known) > 1 else known * 19
-    return {"quiet": cuts[1], "low": cuts[4], "median": cuts[9], "high": cuts[14]}
+    cuts = statistics.quantiles(known, n=4, method="inclusive") if len(known) > 1 else known * 3
+    return {"low": cuts[0], "median": cuts[1], "high": cuts[2]}
+
+
+def sure(rounds: dict[int, float]) -> tuple[float, float] | None:
+    """Between which numbers the median of ever more rounds would be, with 95%; None for too few starts.
+
+    Starts are drawn out of those that there were, again and again (bootstrap). Not single rounds, since those of
+    one start resemble each other.
+    """
+    starts: dict[int, list[float]] = {}
+    for number, value in rounds.items():
+        starts.setdefault(number // SAME_START, []).append(value)
+    if len(starts) < FEWEST_STARTS:
+        return None
+    draw = random.Random(0)
+    drawn = (draw.choices(list(starts.values()), k=len(starts)) for _ in range(DRAWN))
+    medians = sorted(statistics.median(chain(*some)) for some in drawn)
+    return medians[DRAWN // 40], medians[-1 - DRAWN // 40]
 
 
 def ratio(above: list[float | None], *below: list[float | None]) -> dict | None:
-    """Median of the rounds' ratios; rounds that lack a part are left out, and counted by "rounds".
-
-    "quiet" is the ratio of the lowest tenths: other users of the machine only ever add to a cost, so that its
-    cheapest rounds are the ones they disturbed least.
-    """
-    rows = [r for r in zip(above, *below) if None not in r and sum(r[1:]) > 0]
-    if not rows:
+    """Median of the rounds' ratios; rounds that lack a part are left out, and counted by "rounds"."""
+    rows = enumerate(zip(above, *below))
+    found = {n: r[0] / sum(r[1:]) for n, r in rows if None not in r and sum(r[1:]) > 0}
+    if not found:
         return None
-    lows = [middle(list(column))["quiet"] for column in zip(*rows)]
-    found = middle([r[0] / sum(r[1:]) for r in rows])
-    return dict(found, quiet=lows[0] / sum(lows[1:]), rounds=len(rows))
+    return dict(middle(list(found.values())), sure=sure(found), rounds=len(found))
 
 
 def difference(above: list[float | None], below: list[float | None]) -> dict | None:
     found = [a - b for a, b in zip(above, below) if a is not None and b is not None]
     if not found:
         return None
-    spread = middle(found)
-    del spread["quiet"]
-    return dict(spread, rounds=len(found))
+    return dict(middle(found), rounds=len(found))
 
 
 class Maker:
@@ -196,7 +210,7 @@ def print_tables(result: dict) -> None:
     counts = result["counts"]
     print(f"Medians of {counts['rounds']} interleaved rounds ({counts['memory_rounds']} for memory); "
           f"servers start anew every {SAME_START} rounds.")
-    print("quiet: the same ratio between the cheapest tenths of the rounds, which other load disturbed least.")
+    print("sure: between which the median is with 95%, as the starts differ from each other.")
     print_table(result, "Server CPU per connection: connect, full handshake, one request, close (us)",
                 [(v[:7], "connection", v, "us", 1) for v in HANDSHAKES])
     print_table(result, "Server CPU per request over kept connections (us)",
@@ -204,13 +218,13 @@ def print_tables(result: dict) -> None:
     v = HANDSHAKES[0]
     print_table(result, f"Memory per idle connection after one request, {v} (bytes)",
                 [("shared memory", "idle", v, MEMORY[0], 0), ("in all (PSS)", "idle", v, MEMORY[1], 0)])
-    print(f"\n{'Ratios':68}{'median':>9}{'quartiles':>18}{'quiet':>8}  target")
+    print(f"\n{'Ratios':68}{'median':>9}{'sure':>18}{'quartiles':>18}  target")
     for line in result["ratios"]:
         found, digits = line["value"], 0 if line["unit"] else 3
         if not found:
-            print(f"  {line['name']:66}{'-':>9}{'':>26}  {line['target']}")
+            print(f"  {line['name']:66}{'-':>9}{'':>36}  {line['target']}")
             continue
         spread = f"{found['low']:,.{digits}f} .. {found['high']:,.{digits}f}"
-        quiet = f"{found['quiet']:.3f}" if "quiet" in found else ""
-        print(f"  {line['name']:66}{found['median']:>9,.{digits}f}{spread:>18}{quiet:>8}  {line['target']}")
+        limits = "{:.3f} .. {:.3f}".format(*found["sure"]) if found.get("sure") else ""
+        print(f"  {line['name']:66}{found['median']:>9,.{digits}f}{limits:>18}{spread:>18}  {line['target']}")
     print_caveats(result)
