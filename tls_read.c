@@ -302,15 +302,21 @@ static void read_await(struct reading *r)
 	send_queued(r);
 }
 
-/*
- * The first byte of an accepted connection tells a TLS handshake (or an SSLv2 ClientHello, which
- * OpenSSL answers) from an alert, or from another protocol on the wrong port. Neither of these is
- * worth the engine.
- */
+/* A record with a handshake message (RFC 8446 section 5.1), or an SSLv2 ClientHello (RFC 5246
+ * appendix E.2), which OpenSSL answers; as far as the bytes that are there tell. */
+static bool may_begin_tls(const uint8_t *in, size_t len)
+{
+	if (in[0] & 0x80)
+		return len < 3 || in[2] == TLS_MESSAGE_CLIENT_HELLO;
+	return in[0] == TLS_CONTENT_HANDSHAKE && (len < 2 || in[1] == TLS_VERSION_1_0 >> 8);
+}
+
+/* Another protocol on the wrong port, or an alert. Neither is worth the engine, and OpenSSL would
+ * end some of them without an alert. */
 static bool is_foreign(const struct reading *r)
 {
 	return r->conn->state == TLS_CONN_NEW && r->conn->role == TLS_ROLE_SERVER && r->len > 0 &&
-	       input[0] != TLS_CONTENT_HANDSHAKE && !(input[0] & 0x80);
+	       !may_begin_tls(input, r->len);
 }
 
 static void foreign_fail(struct reading *r)

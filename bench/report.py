@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import time
-from itertools import chain
+from math import comb
 from pathlib import Path
 
 from measure import HANDSHAKES, REQUESTS, SAME_START, SIDES, VARIANTS, Bench, Cell, fingerprint
@@ -22,8 +21,6 @@ TITLES = {
     "floor-tcp": "the same without TLS",
 }
 MEMORY = ("shm_real_used", "pss_without_files")
-DRAWN = 2000  # medians that tell how sure one is
-FEWEST_STARTS = 5  # to tell it
 
 
 def command_line(*command: str) -> str:
@@ -54,30 +51,29 @@ def middle(numbers: list[float | None]) -> dict | None:
     return {"low": cuts[0], "median": cuts[1], "high": cuts[2]}
 
 
-def sure(rounds: dict[int, float]) -> tuple[float, float] | None:
-    """Between which numbers the median of ever more rounds would be, with 95%; None for too few starts.
+def interval(ratios: dict[int, float], same_start: int) -> tuple[float, float] | None:
+    """Of the median, with 95% at least, whatever the distribution (sign test); None with too few starts.
 
-    Starts are drawn out of those that there were, again and again (bootstrap). Not single rounds, since those of
-    one start resemble each other.
+    It is made of the starts' medians, since rounds of one start resemble each other. ratios: by the number of the
+    round; same_start: rounds that one start of the servers serves.
     """
     starts: dict[int, list[float]] = {}
-    for number, value in rounds.items():
-        starts.setdefault(number // SAME_START, []).append(value)
-    if len(starts) < FEWEST_STARTS:
-        return None
-    draw = random.Random(0)
-    drawn = (draw.choices(list(starts.values()), k=len(starts)) for _ in range(DRAWN))
-    medians = sorted(statistics.median(chain(*some)) for some in drawn)
-    return medians[DRAWN // 40], medians[-1 - DRAWN // 40]
+    for number, value in ratios.items():
+        starts.setdefault(number // same_start, []).append(value)
+    medians, count = sorted(map(statistics.median, starts.values())), len(starts)
+    outside = 0  # that many on either side may be left out
+    while sum(comb(count, k) for k in range(outside + 1)) / 2 ** count <= 0.025:
+        outside += 1
+    return (medians[outside - 1], medians[-outside]) if outside else None
 
 
-def ratio(above: list[float | None], *below: list[float | None]) -> dict | None:
+def ratio(above: list[float | None], *below: list[float | None], same_start: int = SAME_START) -> dict | None:
     """Median of the rounds' ratios; rounds that lack a part are left out, and counted by "rounds"."""
     rows = enumerate(zip(above, *below))
     found = {n: r[0] / sum(r[1:]) for n, r in rows if None not in r and sum(r[1:]) > 0}
     if not found:
         return None
-    return dict(middle(list(found.values())), sure=sure(found), rounds=len(found))
+    return dict(middle(list(found.values())), interval=interval(found, same_start), rounds=len(found))
 
 
 def difference(above: list[float | None], below: list[float | None]) -> dict | None:
@@ -126,7 +122,8 @@ class Maker:
                 title = "this module" if side == "ours" else "peer"
                 self.line(f"idle connection, {name}: {title} - plain TCP",
                           difference(parts[side], parts["tcp"]), wanted, "B")
-            self.line(f"idle connection, {name}: this module / peer", ratio(parts["ours"], parts["peer"]), "")
+            self.line(f"idle connection, {name}: this module / peer",
+                      ratio(parts["ours"], parts["peer"], same_start=1), "")
 
 
 def summary(bench: Bench) -> dict:
@@ -210,7 +207,7 @@ def print_tables(result: dict) -> None:
     counts = result["counts"]
     print(f"Medians of {counts['rounds']} interleaved rounds ({counts['memory_rounds']} for memory); "
           f"servers start anew every {SAME_START} rounds.")
-    print("sure: between which the median is with 95%, as the starts differ from each other.")
+    print("95% interval: of the median, by how the starts differ (sign test); it takes six starts at least.")
     print_table(result, "Server CPU per connection: connect, full handshake, one request, close (us)",
                 [(v[:7], "connection", v, "us", 1) for v in HANDSHAKES])
     print_table(result, "Server CPU per request over kept connections (us)",
@@ -218,13 +215,13 @@ def print_tables(result: dict) -> None:
     v = HANDSHAKES[0]
     print_table(result, f"Memory per idle connection after one request, {v} (bytes)",
                 [("shared memory", "idle", v, MEMORY[0], 0), ("in all (PSS)", "idle", v, MEMORY[1], 0)])
-    print(f"\n{'Ratios':68}{'median':>9}{'sure':>18}{'quartiles':>18}  target")
+    print(f"\n{'Ratios':68}{'median':>9}{'95% interval':>18}{'quartiles':>18}  target")
     for line in result["ratios"]:
         found, digits = line["value"], 0 if line["unit"] else 3
         if not found:
             print(f"  {line['name']:66}{'-':>9}{'':>36}  {line['target']}")
             continue
         spread = f"{found['low']:,.{digits}f} .. {found['high']:,.{digits}f}"
-        limits = "{:.3f} .. {:.3f}".format(*found["sure"]) if found.get("sure") else ""
+        limits = "{:.3f} .. {:.3f}".format(*found["interval"]) if found.get("interval") else ""
         print(f"  {line['name']:66}{found['median']:>9,.{digits}f}{limits:>18}{spread:>18}  {line['target']}")
     print_caveats(result)

@@ -34,6 +34,7 @@ SER_BIN = os.environ.get("SER_BIN") or shutil.which("kamailio") or "/usr/sbin/ka
 TLS_SO = Path(os.environ.get("TLS_SO") or (TOP / ("build/asan/tls.so" if ASAN else "tls.so"))).resolve()
 # Factor on waits, for a machine that is busy or does more work per step.
 SLOW = float(os.environ.get("TLS_TEST_SLOW") or 1) * (4 if ASAN else 1)
+FIRST_TICK = 0.25  # seconds in which the host's timer has ticked, every 62.5 ms, on a busy machine, too
 
 # Log lines of the module. Every failed or refused connection gives one line at warning level,
 # every established one a line at the level of tls_log; both carry key=value fields.
@@ -87,20 +88,15 @@ def wait_until(probe: Callable[[], object], timeout: float, what: str, step: flo
         time.sleep(step)
 
 
-def process_state(pid: int) -> str:
-    """The letter of proc(5): R, S, T for a stopped one, Z for a dead one."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """The process does nothing meanwhile."""
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: process_state(pid) == "T", 5, "the process to stop")
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
+def thread_states(pid: int) -> set[str]:
+    """The letters of proc(5) of a process's threads: R, S, T for a stopped one, Z for a dead one."""
+    found = set()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            found.add(stat.read_text().rsplit(")", 1)[1].split()[0])
+        except OSError:
+            pass  # it has ended
+    return found
 
 
 def parse_fields(text: str) -> dict[str, str]:
@@ -187,6 +183,8 @@ class Ser:
         self.tcp_port = free_port()
         self.udp_port = free_port()
         self._pids: set[int] = set()
+        self._engine_was_stopped = False
+        self._may_stop = 0.0
         self.test_mark = 0  # where the log of the running test begins: ports are used again
         self._forgiven: list[re.Pattern[str]] = []
 
@@ -321,13 +319,14 @@ class Ser:
                 raise AssertionError(f"SER did not start\n{self.tail()}") from None
             break
         self._pids = set(self.session_pids())
-        if self.config.tcp:
+        # A stop is safe from then on. The host's handler of SIGTERM takes the lock of cfg_update(), which a process
+        # takes as well before its first event or tick: the signal then finds the lock taken, for ever.
+        if f"listen=tcp:127.0.0.1:{self.tcp_port}\n" in self.cfg.read_text():
             self._wake_tcp_main()
+        self._may_stop = time.monotonic() + FIRST_TICK
         return self
 
     def _wake_tcp_main(self) -> None:
-        """A stop is safe from here on. The host's handler of SIGTERM takes the lock of cfg_update(), which its TCP
-        main process takes as well when it meets its first event: a signal then finds the lock taken, for ever."""
         with socket.create_connection(("127.0.0.1", self.tcp_port), timeout=5 * SLOW) as sock:
             sock.sendall(b"\r\n\r\n")
             assert sock.recv(2) == b"\r\n"
@@ -443,6 +442,18 @@ class Ser:
         assert len(pids) == 1, f"one 'tls engine' process expected: {self.processes()}"
         return pids[0]
 
+    @contextmanager
+    def engine_stopped(self) -> Iterator[int]:
+        """The engine does nothing meanwhile; gives its pid."""
+        pid = self.engine_pid()
+        self._engine_was_stopped = True
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: thread_states(pid) == {"T"}, 5, "the engine to stop")
+            yield pid
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def shm_used(self) -> int:
         return int(self.rpc("core.shmmem")["used"])
 
@@ -508,10 +519,13 @@ class Ser:
                 continue  # the host reports a configuration that it cannot use so
             if not any(regex.search(line) for regex in self._forgiven):
                 problems.append(f"log: {line}")
-        for report in self.dir.glob("sanitizer*"):
-            problems.append(f"{report.name}: {report.read_text(errors='replace')[:6000]}")
-        problems += [f"core file: {core}" for core in self.work_dir.glob("core*")]
-        return problems
+        return problems + self._crash_problems()
+
+    def _crash_problems(self) -> list[str]:
+        """What no test provokes."""
+        reports = [f"{report.name}: {report.read_text(errors='replace')[:6000]}"
+                   for report in self.dir.glob("sanitizer*")]
+        return reports + [f"core file: {core}" for core in self.work_dir.glob("core*")]
 
     def _kill(self) -> None:
         assert self.process is not None
@@ -533,20 +547,22 @@ class Ser:
             wait_until(lambda: not self.session_pids(), 5, "the other processes to end")
         finally:
             self._kill()
+        problems = self._crash_problems()
+        assert not problems, "\n".join(problems)
         return self.exit_status
 
     def _terminate(self, timeout: float) -> int:
-        """SIGTERM, once a second: the host's main process remembers one signal and loses a second that comes
-        before it has looked, as SIGTERM does behind the SIGCHLD of a process that was stopped and goes on."""
+        """The host's main process remembers one signal and loses a second that comes before it has looked: SIGTERM
+        behind the SIGCHLD of an engine that was stopped and goes on. Only such a SER is told again."""
         assert self.process is not None
-        end = time.monotonic() + timeout
-        while True:
-            self.process.send_signal(signal.SIGTERM)
+        time.sleep(max(0.0, self._may_stop - time.monotonic()))
+        self.process.send_signal(signal.SIGTERM)
+        if self._engine_was_stopped:
             try:
-                return self.process.wait(1)
+                return self.process.wait(SLOW)
             except subprocess.TimeoutExpired:
-                if time.monotonic() > end:
-                    raise
+                self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
 
     def stop(self, timeout: float = 10) -> None:
         """Ends SER politely; raises AssertionError when the run was not healthy."""

@@ -12,7 +12,7 @@ import pytest
 from certs import V
 from clients import Endpoint, RawTls, TcpClient, TlsClient, UdpClient, WssClient, failed_handshake, rst
 from domains import base, fault, load, put, section, site
-from ser import TOP, stopped, wait_until
+from ser import TOP, wait_until
 
 CBC = {"high": V.TLSv1_2, "ciphers": "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"}
 
@@ -228,7 +228,7 @@ def test_engine(pool, certs):
     assert now["engine_requests"] > before["engine_requests"]
     assert 0 < now["engine_service_us_max"] <= now["engine_service_us"]
     assert 0 <= now["engine_queue_us_max"] <= now["engine_queue_us"]
-    with stopped(ser.engine_pid()), moves(ser, **_fails("engine"), engine_timeouts=1):
+    with ser.engine_stopped(), moves(ser, **_fails("engine"), engine_timeouts=1):
         raw = RawTls(ser.tls_port, certs.client_context())
         raw.sock.sendall(raw.flight())
         assert raw.closed_by_ser(10)

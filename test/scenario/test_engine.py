@@ -13,7 +13,7 @@ import pytest
 
 from certs import V
 from clients import RawTls, TcpClient, TlsClient
-from ser import process_state, stopped, wait_until
+from ser import thread_states, wait_until
 
 DEADLINE_MS = 1000
 NOBODY = 65534
@@ -28,7 +28,7 @@ def ser(pool, certs):
 def test_a_stuck_engine_fails_handshakes_only(ser, certs):
     with TlsClient(ser.tls_port, certs.client_context()) as client, TcpClient(ser.tcp_port) as plain:
         assert client.ask().status == 200
-        with stopped(ser.engine_pid()):
+        with ser.engine_stopped():
             late = [RawTls(ser.tls_port, certs.client_context()) for _ in range(4)]
             start = time.monotonic()
             for raw in late:
@@ -46,15 +46,14 @@ def test_a_stuck_engine_fails_handshakes_only(ser, certs):
         assert client.ask().status == 200
 
 
-def test_a_stop_with_a_stuck_engine_ends(ser, certs):
-    """The engine has SIGTERM pending when it goes on; a connection that it holds does not delay the end."""
+def test_a_terminated_engine_ends_the_server(ser, certs):
+    """It has SIGTERM pending when it goes on; a connection that it holds does not delay the end."""
     held = certs.client_context(high=V.TLSv1_2, ciphers="ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
     with TlsClient(ser.tls_port, held) as client:
         assert client.ask().status == 200
-        pid = ser.engine_pid()
-        with stopped(pid):
+        with ser.engine_stopped() as pid:
             os.kill(pid, signal.SIGTERM)
-        ser.wait_end()
+        assert ser.wait_end() == 0
 
 
 def test_a_killed_engine_ends_the_server(ser):
@@ -93,7 +92,7 @@ def test_the_engine_ends_with_the_main_process(pool, certs):
     ser = pool.fresh(tls=certs.server_params(), **settings).start()
     pid = ser.engine_pid()
     os.kill(ser.process.pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists() or process_state(pid) in "ZX", 5, "the engine to end")
+    wait_until(lambda: thread_states(pid) <= {"Z", "X"}, 5, "the engine to end")
     for other in ser.session_pids():
         os.kill(other, signal.SIGKILL)
     assert ser.wait_end() == -signal.SIGKILL

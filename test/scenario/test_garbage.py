@@ -37,6 +37,9 @@ GARBAGE = {
     "http": (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", {"unexpected_message", "protocol_version", "decode_error",
                                                           "internal_error"}),
     "zeros": (bytes(200), {"unexpected_message", "protocol_version", "decode_error"}),
+    "high_bytes": (b"\xc1\xc2\xc3" + bytes(range(200)), {"unexpected_message"}),
+    "wrong_record_version": (b"\x16\x05\x05\0\5hello", {"unexpected_message"}),
+    "letters_behind_a_type": (b"\x16" + b"A" * 200, {"unexpected_message"}),
     "letters": (b"A" * 200, {"unexpected_message", "protocol_version", "decode_error"}),
     "oversized_record": (record(HANDSHAKE, b"\1" * 16385 + bytes(3000)), {"record_overflow", "unexpected_message",
                                                                          "decode_error", "illegal_parameter"}),
@@ -75,10 +78,12 @@ def test_instead_of_a_client_hello(ser, name):
         assert wire == b""
 
 
-def test_an_alert_is_seen_on_the_wire(ser):
+@pytest.mark.parametrize("name", ["application_data_first", "high_bytes", "wrong_record_version", "letters",
+                                  "letters_behind_a_type", "plain_sip", "http", "unknown_record_type"])
+def test_an_alert_is_seen_on_the_wire(ser, name):
     """One that cannot be overtaken by a reset: SER has read all that was sent."""
     with socket.create_connection(("127.0.0.1", ser.tls_port), TIMEOUT) as sock:
-        sock.sendall(record(APPLICATION, b"x" * 40))
+        sock.sendall(GARBAGE[name][0])
         wire, closed = read_all(sock)
     assert closed and clear_alerts(wire) == ["unexpected_message"]
 

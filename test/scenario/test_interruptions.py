@@ -12,7 +12,7 @@ import pytest
 
 from certs import V
 from clients import Endpoint, RawTls, TcpClient, TlsClient, UdpClient
-from ser import stopped, wait_until
+from ser import wait_until
 
 HELD = {"high": V.TLSv1_2, "ciphers": "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"}
 WIDE = "tcp_rd_buf_size=65536\ntcp_conn_wq_max=1048576"
@@ -41,11 +41,10 @@ def test_a_short_stop_costs_time_only(pool, certs):
     """Handshakes, a connection that the engine holds, a reload: each waits and succeeds."""
     ser = pool.fresh(tls=_params(certs, engine_timeout=20000, config="tls.cfg"), readers=4, children=2,
                      files={"tls.cfg": _section(certs, "server:default", "client:default")}).start()
-    pid = ser.engine_pid()
     with TlsClient(ser.tls_port, certs.client_context(**HELD)) as held, UdpClient(ser.udp_port) as caller, \
             Endpoint(certs.server_context()) as endpoint:
         assert held.ask().status == 200
-        with stopped(pid):
+        with ser.engine_stopped():
             fresh = [RawTls(ser.tls_port, certs.client_context()) for _ in range(3)]
             for raw in fresh:
                 raw.sock.sendall(raw.flight())
@@ -78,7 +77,6 @@ def test_what_a_long_stop_took_comes_back(pool, certs):
     """Round after round: nothing of the given-up requests stays, and every process is served again."""
     ser = pool.fresh(tls=_params(certs, engine_timeout=300, config="tls.cfg"), readers=4, children=3,
                      files={"tls.cfg": _section(certs, "server:default", "client:default")}).start()
-    pid = ser.engine_pid()
     shm = 0
     for turn in range(3):
         held = [TlsClient(ser.tls_port, certs.client_context(**HELD)) for _ in range(4)]
@@ -86,7 +84,7 @@ def test_what_a_long_stop_took_comes_back(pool, certs):
         for client in held + fast:
             assert client.ask().status == 200
         with Endpoint(certs.server_context()) as endpoint, UdpClient(ser.udp_port) as caller:
-            with stopped(pid):
+            with ser.engine_stopped():
                 fresh = [RawTls(ser.tls_port, certs.client_context()) for _ in range(4)]
                 for raw in fresh:
                     raw.sock.sendall(raw.flight())
@@ -116,15 +114,13 @@ def test_many_senders_while_the_engine_stutters(pool, certs, kind):
     ser = pool.fresh(tls=_params(certs, engine_timeout=30000, con_ct_wq_max=1 << 20), readers=8, children=4,
                      core=WIDE, modules=("cfgutils",),
                      events="event_route[tls:connection-out] {\n\tusleep(300000);\n}").start()
-    pid = ser.engine_pid()
     over = threading.Event()
 
     def stutter() -> None:
         pick = random.Random(7)
         while not over.is_set():
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(pick.uniform(0.005, 0.08))
-            os.kill(pid, signal.SIGCONT)
+            with ser.engine_stopped():
+                time.sleep(pick.uniform(0.005, 0.08))
             time.sleep(pick.uniform(0.005, 0.08))
 
     def abort() -> None:
@@ -162,7 +158,6 @@ def test_many_senders_while_the_engine_stutters(pool, certs, kind):
             over.set()
             for thread in threads:
                 thread.join(10)
-            os.kill(pid, signal.SIGCONT)
         for n in range(senders):
             got = [c for i, c in enumerate(_order(endpoint, f"sender-{n}"))]
             assert sorted(set(got)) == list(range(1, count + 1))
@@ -186,7 +181,7 @@ def test_a_reload_by_a_process_that_once_waited_in_vain(pool, certs):
 		exit;
 	}""").start()
     with UdpClient(ser.udp_port) as caller, Endpoint(certs.server_context()) as endpoint:
-        with stopped(ser.engine_pid()):
+        with ser.engine_stopped():
             caller.send(caller.build("OPTIONS", endpoint.uri))
             ser.wait_log(r"did not answer in time \(engine_timeout\)", 10)
         assert caller.ask("INFO", "sip:127.0.0.1", timeout=30).status == 200
