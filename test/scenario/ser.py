@@ -88,15 +88,17 @@ def wait_until(probe: Callable[[], object], timeout: float, what: str, step: flo
         time.sleep(step)
 
 
+def stat_fields(path: Path) -> list[str]:
+    """What proc(5)'s stat tells behind the name, the state first; nothing when the process has ended."""
+    try:
+        return path.read_text().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return []
+
+
 def thread_states(pid: int) -> set[str]:
     """The letters of proc(5) of a process's threads: R, S, T for a stopped one, Z for a dead one."""
-    found = set()
-    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
-        try:
-            found.add(stat.read_text().rsplit(")", 1)[1].split()[0])
-        except OSError:
-            pass  # it has ended
-    return found
+    return {fields[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat") if (fields := stat_fields(stat))}
 
 
 def parse_fields(text: str) -> dict[str, str]:
@@ -319,18 +321,19 @@ class Ser:
                 raise AssertionError(f"SER did not start\n{self.tail()}") from None
             break
         self._pids = set(self.session_pids())
-        # A stop is safe from then on. The host's handler of SIGTERM takes the lock of cfg_update(), which a process
-        # takes as well before its first event or tick: the signal then finds the lock taken, for ever.
-        if f"listen=tcp:127.0.0.1:{self.tcp_port}\n" in self.cfg.read_text():
-            self._wake_tcp_main()
-        self._may_stop = time.monotonic() + FIRST_TICK
+        self._make_stop_safe()
         return self
 
-    def _wake_tcp_main(self) -> None:
-        with socket.create_connection(("127.0.0.1", self.tcp_port), timeout=5 * SLOW) as sock:
-            sock.sendall(b"\r\n\r\n")
-            assert sock.recv(2) == b"\r\n"
-        self.wait_connections(0)
+    def _make_stop_safe(self) -> None:
+        """The host's handler of SIGTERM takes the lock of cfg_update(), which a process takes as well before its first
+        event or tick: the signal then finds the lock taken, for ever. So TCP main gets an event, if SER listens
+        for it (an example's may not), and the timer its first tick."""
+        if f"listen=tcp:127.0.0.1:{self.tcp_port}\n" in self.cfg.read_text():
+            with socket.create_connection(("127.0.0.1", self.tcp_port), timeout=5 * SLOW) as sock:
+                sock.sendall(b"\r\n\r\n")
+                assert sock.recv(2) == b"\r\n"
+            self.wait_connections(0)
+        self._may_stop = time.monotonic() + FIRST_TICK
 
     def __renew_ports(self) -> None:
         self.tls_ports = [free_port(addr.strip("[]")) for addr in self.config.tls_addrs]
@@ -483,13 +486,8 @@ class Ser:
         assert self.process is not None
         found = []
         for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
-            except (OSError, IndexError):
-                continue
-            if int(fields[3]) == self.process.pid and fields[0] not in "ZX":
+            fields = stat_fields(Path(f"/proc/{entry}/stat")) if entry.isdigit() else []
+            if fields and int(fields[3]) == self.process.pid and fields[0] not in "ZX":
                 found.append(int(entry))
         return found
 
