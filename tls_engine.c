@@ -5,8 +5,11 @@
 #include "tls_area.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <unistd.h>
 
 /* ---- what is known of the engine ---- */
 
@@ -106,20 +109,36 @@ static uint32_t served_then;
 
 /* Seconds after which a waiting process looks whether the engine is there at all. */
 #define LOOK_AFTER 1
-static pid_t child;
 
-void tls_engine_set_child(pid_t pid)
+/* A pipe whose second end the engine alone has open: the first ends when the engine does, in
+ * whatever way. */
+static int lifeline[2] = {-1, -1};
+static pid_t parent;
+
+int tls_engine_prepare(void)
 {
-	child = pid;
+	parent = getpid();
+	return pipe2(lifeline, O_CLOEXEC);
+}
+
+void tls_engine_forked(bool is_engine)
+{
+	close(lifeline[is_engine ? 0 : 1]);
 }
 
 bool tls_engine_has_died(void)
 {
-	siginfo_t info = {0};
+	struct pollfd first = {.fd = lifeline[0]};
 
-	/* WNOWAIT: the host is to see it, too. */
-	return child > 0 && waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-	       info.si_pid == child;
+	return first.fd >= 0 && poll(&first, 1, 0) > 0;
+}
+
+/* The parent ends SER when a child has died, but it remembers one signal only: that of this death
+ * is lost when it comes while another is looked at. */
+static void remind_parent(void)
+{
+	if (getpid() != parent)
+		kill(parent, SIGCHLD);
 }
 
 bool tls_engine_is_stuck(void)
@@ -159,6 +178,8 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 		/* EINTR: by SIGCHLD, maybe. */
 		dead = tls_area_wait(&slot->state, state, &left) != 0 && errno != EAGAIN &&
 		       tls_engine_has_died();
+		if (dead)
+			remind_parent();
 	}
 	missed = false;
 	atomic_store(&slot->state, TLS_SLOT_IDLE);

@@ -9,10 +9,14 @@
 
 #include "tls_slot.h"
 
-/* Tells the process that forked the engine its pid, so that it does not wait for a dead one. */
-void tls_engine_set_child(pid_t pid);
+/* Before the engine is forked: has all processes learn when it dies. Returns 0, or -1 with errno
+ * set. */
+int tls_engine_prepare(void);
 
-/* True in that process when the engine has ended. Elsewhere the host sees to it. */
+/* Behind that fork, in the engine and in its parent; the parent's other children come later. */
+void tls_engine_forked(bool is_engine);
+
+/* True when the engine has ended. Any process. */
 bool tls_engine_has_died(void);
 
 /*

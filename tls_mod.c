@@ -270,19 +270,21 @@ static int engine_start(void)
 	};
 	if (!config.dir || list_sockets(&config) != 0 ||
 	    tls_counter_create((unsigned)get_max_procs()) != 0 ||
-	    tls_area_create((unsigned)get_max_procs()) != 0) {
-		LM_ERR("tls: cannot make the engine's shared area: %s\n", strerror(errno));
+	    tls_area_create((unsigned)get_max_procs()) != 0 || tls_engine_prepare() != 0) {
+		LM_ERR("tls: cannot make what is shared with the engine: %s\n", strerror(errno));
 		return -1;
 	}
 	tls_shortage_set_processes((unsigned)get_max_procs());
 	pid = fork_process(PROC_NOCHLDINIT, "tls engine", 0);
-	if (pid == 0)
+	if (pid == 0) {
+		tls_engine_forked(true);
 		tls_serve_run(&config);
+	}
 	if (pid < 0) {
 		LM_ERR("tls: cannot fork the engine process: %s\n", strerror(errno));
 		return -1;
 	}
-	tls_engine_set_child(pid);
+	tls_engine_forked(false);
 	if (load_domains() != 0)
 		return -1;
 	wipe_password(&default_tls_cfg.private_key_password);

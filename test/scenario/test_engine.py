@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,7 +55,38 @@ def test_a_terminated_engine_ends_the_server(ser, certs):
         assert client.ask().status == 200
         with ser.engine_stopped() as pid:
             os.kill(pid, signal.SIGTERM)
+        ask_in_vain(ser, certs)
         assert ser.wait_end() == 0
+
+
+def ask_in_vain(ser, certs) -> None:
+    """The host may have lost the engine's death behind another signal; who needs the engine tells it again."""
+    with suppress(OSError), RawTls(ser.tls_port, certs.client_context()) as raw:
+        raw.sock.sendall(raw.flight())
+        assert raw.sock.recv(1) == b""
+
+
+def test_a_death_behind_other_signals(pool, certs):
+    """The host's main process remembers one signal, here most of the time one of which it only logs that it came."""
+    ser = pool.fresh(tls=certs.server_params(), debug=3).start()
+    over = threading.Event()
+
+    def keep_busy() -> None:
+        while not over.is_set():
+            os.kill(ser.process.pid, signal.SIGHUP)
+
+    engine = ser.engine_pid()
+    noise = threading.Thread(target=keep_busy)
+    noise.start()
+    try:
+        time.sleep(0.1)
+        os.kill(engine, signal.SIGKILL)
+        time.sleep(0.1)
+    finally:
+        over.set()
+        noise.join()
+    ask_in_vain(ser, certs)
+    assert ser.wait_end() != 0
 
 
 def test_a_killed_engine_ends_the_server(ser):
