@@ -70,6 +70,8 @@ void tls_facts_tell(const struct tls_facts *facts, char *text, size_t size)
 		tls_text_add(text, size, " sni=%s", facts->server_name);
 	tell_alert(text, size, " alert_sent=", facts->alert_sent);
 	tell_alert(text, size, " alert_received=", facts->alert_received);
+	if (!offer)
+		return;
 	tell_numbers(text, size, " offered=", offer->versions, offer->versions_len);
 	tell_numbers(text, size, " suites=", offer->suites, offer->suites_len);
 }

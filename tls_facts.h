@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * What the line about a failed handshake tells beside its reason: domain, the
+ * What the line about a failed connection tells beside its reason: domain, the
  * peer's certificate, SNI, alerts, and what a client offered. The line of a
  * handshake is the same whichever process sees it fail.
  */
@@ -29,7 +29,7 @@ struct tls_facts {
 	const char *bad_cert; /* fields about the peer's certificate, each after a space, or "" */
 	const char *server_name;        /* or "" */
 	int alert_sent, alert_received; /* or -1 */
-	const struct tls_offer *offer;
+	const struct tls_offer *offer;  /* or NULL */
 };
 
 /* Takes what the ClientHello offers that a callback of SSL_CTX_set_client_hello_cb() looks at. */

@@ -57,12 +57,16 @@ bool tls_file_others_can_read(const char *path)
 	return stat(path, &st) == 0 && (st.st_mode & S_IROTH);
 }
 
+/* A relative name starts from SER's working directory, which may not be the one that was meant. */
 static void cannot_read(const char *path, char *why)
 {
-	char reason[256];
+	char reason[256], dir[160] = "";
+	int error = errno;
+	bool relative = path[0] != '/' && getcwd(dir, sizeof(dir));
 
-	snprintf(why, TLS_FILE_WHY, "cannot read file '%s': %s", path,
-		 tls_file_reason(errno, reason, sizeof(reason)));
+	snprintf(why, TLS_FILE_WHY, "cannot read file '%s'%s%s: %s", path,
+		 relative ? " of the working directory " : "", dir,
+		 tls_file_reason(error, reason, sizeof(reason)));
 }
 
 /* Writes why not, unless it can. */

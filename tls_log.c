@@ -41,7 +41,7 @@ void tls_log_conn(int level, const struct tls_conn *conn, const char *event, con
 	    conn->role == TLS_ROLE_SERVER ? "server" : "client", detail);
 }
 
-void tls_log_await(const struct tls_conn *conn, int alert_sent, int alert_received, char *text)
+void tls_log_facts(const struct tls_conn *conn, int alert_sent, int alert_received, char *text)
 {
 	struct tls_facts facts = {
 		.domain = tls_engine_domain_name(conn->domain_id),
@@ -49,7 +49,7 @@ void tls_log_await(const struct tls_conn *conn, int alert_sent, int alert_receiv
 		.server_name = conn->server_name ? conn->server_name : "",
 		.alert_sent = alert_sent,
 		.alert_received = alert_received,
-		.offer = &conn->await->offer,
+		.offer = conn->await ? &conn->await->offer : NULL,
 	};
 
 	tls_facts_tell(&facts, text, TLS_SESSION_TEXT);
@@ -73,12 +73,13 @@ static const char *ask_engine(const struct tls_conn *conn)
 
 void tls_log_handshake(const struct tls_conn *conn, const char *reason)
 {
+	bool known = conn->await || conn->domain_id != 0;
 	char text[TLS_SESSION_TEXT] = "";
 
-	if (conn->await)
-		tls_log_await(conn, -1, -1, text);
+	if (known)
+		tls_log_facts(conn, -1, -1, text);
 	tls_log_conn(L_WARN, conn, "failed", "reason=\"%s\"%s", reason,
-		     conn->await ? text : ask_engine(conn));
+		     known ? text : ask_engine(conn));
 }
 
 void tls_log_keys(const struct tls_conn *conn, struct tls_engine_answer *answer)

@@ -14,9 +14,9 @@
 void tls_log_conn(int level, const struct tls_conn *conn, const char *event, const char *format,
 		  ...) __attribute__((format(printf, 4, 5)));
 
-/* Appends to a text of TLS_SESSION_TEXT bytes what is told of a connection that waits for the
- * client's Finished; alerts are -1 where there was none. */
-void tls_log_await(const struct tls_conn *conn, int alert_sent, int alert_received, char *text);
+/* Appends to a text of TLS_SESSION_TEXT bytes what this process knows of a connection whose domain
+ * is chosen; alerts are -1 where there was none. */
+void tls_log_facts(const struct tls_conn *conn, int alert_sent, int alert_received, char *text);
 
 /* Logs that a connection failed before its handshake was done, for a reason that the engine does
  * not see, with what is known of the handshake. write_lock must be held: nobody else may ask. */

@@ -100,16 +100,19 @@ static void deliver_kept(struct reading *r)
 
 static void stream_fail(struct reading *r, const struct tls_stream_event *event)
 {
-	char detail[256], number[TLS_ALERT_TEXT];
+	char detail[TLS_SESSION_TEXT];
 
-	snprintf(detail, sizeof(detail), "reason=\"%s\"%s%s", event->error ? event->error : "",
-		 event->alert_sent >= 0       ? " alert_sent="
-		 : event->alert_received >= 0 ? " alert_received="
-					      : "",
-		 event->alert_sent >= 0       ? tls_alert_text(event->alert_sent, number)
-		 : event->alert_received >= 0 ? tls_alert_text(event->alert_received, number)
-					      : "");
+	snprintf(detail, sizeof(detail), "reason=\"%s\"", event->error ? event->error : "");
+	tls_log_facts(r->conn, event->alert_sent, event->alert_received, detail);
 	read_fail(r, detail);
+}
+
+static void send_fail(struct reading *r)
+{
+	r->conn->cause = TLS_CAUSE_send;
+	tls_conn_count_failure(r->conn);
+	tls_log_handshake(r->conn, "cannot send");
+	read_end(r);
 }
 
 /* Opens the records at hand for as long as the host has room. */
@@ -185,22 +188,21 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 	struct tls_engine_answer *answer = &slot->answer;
 	struct tls_conn *conn = r->conn;
 
-	if (send_answer(r, slot) != 0) {
-		tls_slot_wipe_keys(answer);
-		read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
-		return;
-	}
 	if (answer->state == TLS_SESSION_FAILED) {
+		(void)send_answer(r, slot);
 		read_fail(r, answer->text);
 		return;
 	}
-	if (answer->state == TLS_SESSION_HANDSHAKE)
-		return;
-	if (conn->state < TLS_CONN_FAST && tls_flow_take(conn, slot) != 0) {
+	if (answer->state != TLS_SESSION_HANDSHAKE && conn->state < TLS_CONN_FAST &&
+	    tls_flow_take(conn, slot) != 0) {
 		read_starve(r);
 		return;
 	}
-	if (tls_session_awaits(answer->state))
+	if (send_answer(r, slot) != 0) {
+		send_fail(r);
+		return;
+	}
+	if (answer->state == TLS_SESSION_HANDSHAKE || tls_session_awaits(answer->state))
 		return;
 	if (conn->state < TLS_CONN_FAST)
 		tls_flow_establish(conn, answer->state == TLS_SESSION_FAST ? TLS_CONN_FAST
@@ -265,7 +267,7 @@ static void await_fail(struct reading *r, const struct tls_stream_event *event)
 			 : event->alert_sent < 0 && event->alert_received >= 0 ? TLS_CAUSE_alert
 									       : TLS_CAUSE_protocol;
 	snprintf(detail, sizeof(detail), "reason=\"%s\"", event->error);
-	tls_log_await(r->conn, event->alert_sent, event->alert_received, detail);
+	tls_log_facts(r->conn, event->alert_sent, event->alert_received, detail);
 	read_fail(r, detail);
 }
 
@@ -288,7 +290,7 @@ static void read_await(struct reading *r)
 		r->used += event.consumed;
 		/* TLS 1.2: this end's last messages. */
 		if (tls_flow_send(conn, tls_output, event.reply_len, false) != 0) {
-			read_fail_for(r, TLS_CAUSE_send, "reason=\"cannot send\"");
+			send_fail(r);
 			return;
 		}
 	}
@@ -319,11 +321,24 @@ static bool is_foreign(const struct reading *r)
 	       !may_begin_tls(input, r->len);
 }
 
+/* How it begins, as far as that can be printed; empty lines before a message are none of it (RFC
+ * 3261 section 7.5). */
+static void foreign_text(const uint8_t *in, size_t len, char *text, size_t size)
+{
+	size_t n = 0;
+
+	for (; len > 0 && (*in == '\r' || *in == '\n'); len--)
+		in++;
+	for (; n < len && n < size - 1 && in[n] != '\r'; n++)
+		text[n] = in[n] >= ' ' && in[n] < 0x7f && in[n] != '"' ? (char)in[n] : '.';
+	text[n] = '\0';
+}
+
 static void foreign_fail(struct reading *r)
 {
 	static const uint8_t alert[] = {TLS_CONTENT_ALERT,           3, 1, 0, 2, 2,
 					TLS_ALERT_UNEXPECTED_MESSAGE};
-	char start[17] = "", detail[160], number[TLS_ALERT_TEXT];
+	char start[17], detail[160], number[TLS_ALERT_TEXT];
 
 	if (r->len >= sizeof(alert) && memcmp(input, alert, 2) == 0 && input[4] == 2) {
 		snprintf(detail, sizeof(detail),
@@ -332,9 +347,7 @@ static void foreign_fail(struct reading *r)
 		read_fail_for(r, TLS_CAUSE_alert, detail);
 		return;
 	}
-	for (size_t i = 0; i < r->len && i < sizeof(start) - 1 && input[i] != '\r'; i++)
-		start[i] = input[i] >= ' ' && input[i] < 0x7f && input[i] != '"' ? (char)input[i]
-										 : '.';
+	foreign_text(input, r->len, start, sizeof(start));
 	(void)tls_flow_send(r->conn, alert, sizeof(alert), false);
 	snprintf(detail, sizeof(detail),
 		 "reason=\"not TLS: the connection starts with '%s'\" "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from certs import V
+from certs import DOMAIN, V
 from clients import RawTls, TcpClient, TlsClient
 from ser import thread_states, wait_until
 
@@ -46,6 +46,23 @@ def test_a_stuck_engine_fails_handshakes_only(ser, certs):
         with TlsClient(ser.tls_port, certs.client_context()) as later:
             assert later.ask().status == 200
         assert client.ask().status == 200
+
+
+@pytest.mark.parametrize("curve", ["", "prime256v1"])
+def test_a_client_that_is_gone_before_the_answer(ser, certs, curve):
+    """Its line tells what it asked for, whether the answer was the engine's last word (with X25519) or not."""
+    context = certs.client_context(high=V.TLSv1_2)
+    if curve:
+        context.set_ecdh_curve(curve)
+    client = RawTls(ser.tls_port, context)
+    port = client.local_port
+    with ser.engine_stopped():
+        client.sock.sendall(client.flight())
+        time.sleep(0.1)
+        client.rst()
+    line = ser.wait_failure(port)
+    assert line["reason"] == "cannot send" and line["domain"] == "server:default" and line["sni"] == DOMAIN
+    assert line["offered"] == "0303" and "c02b" in line["suites"].split(",")
 
 
 def test_a_terminated_engine_ends_the_server(ser, certs):

@@ -162,6 +162,12 @@ def test_paths_relative_to_ser_cfg_and_to_the_working_directory(pool, certs):
     _talks(ser, certs)
 
 
+def test_a_relative_name_that_is_not_there_says_from_where(pool, certs):
+    ser = pool.fresh(tls={"certificate": str(certs.pem("server")), "private_key": "./nowhere.key"}, work_dir="work")
+    text = ser.start_failure()
+    assert f"cannot read file './nowhere.key' of the working directory {ser.dir}/work: No such file" in text
+
+
 def test_intermediate_is_sent(pool, certs):
     ser = pool.fresh(tls=certs.server_params("server-chain")).start()
     _talks(ser, certs)
