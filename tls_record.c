@@ -10,6 +10,7 @@
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 
+#include <endian.h>
 #include <string.h>
 
 #define RECORD_SALT     4  /* RFC 5288 section 3 */
@@ -128,19 +129,16 @@ int tls_record_keys_1_2(struct tls_record_keys *client, struct tls_record_keys *
 
 static void record_put64(uint8_t *out, uint64_t n)
 {
-	for (int i = 7; i >= 0; i--) {
-		out[i] = (uint8_t)n;
-		n >>= 8;
-	}
+	n = htobe64(n);
+	memcpy(out, &n, sizeof(n));
 }
 
 static uint64_t record_get64(const uint8_t *in)
 {
-	uint64_t n = 0;
+	uint64_t n;
 
-	for (int i = 0; i < 8; i++)
-		n = n << 8 | in[i];
-	return n;
+	memcpy(&n, in, sizeof(n));
+	return be64toh(n);
 }
 
 /* TLS 1.2 GCM records carry 8 bytes of their nonce; the others carry nothing. */
