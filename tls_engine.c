@@ -130,14 +130,14 @@ bool tls_engine_has_died(void)
 {
 	struct pollfd first = {.fd = lifeline[0]};
 
-	return first.fd >= 0 && poll(&first, 1, 0) > 0;
+	return first.fd >= 0 && poll(&first, 1, 0) > 0 && (first.revents & POLLHUP);
 }
 
 /* The parent ends SER when a child has died, but it remembers one signal only: that of this death
  * is lost when it comes while another is looked at. */
 static void remind_parent(void)
 {
-	if (getpid() != parent)
+	if (getppid() == parent)
 		kill(parent, SIGCHLD);
 }
 
@@ -166,6 +166,9 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 				in_doubt = false;
 				now_plus(&deadline, timeout_ms - STUCK_TIMEOUT_MS);
 			} else if (!give_up(slot)) {
+				if (dead) /* it gives nothing back: the next request shall see it,
+					     too */
+					atomic_store(&slot->state, TLS_SLOT_IDLE);
 				missed = true;
 				tls_counter_add(number, TLS_COUNT_engine_timeouts, 1);
 				served_then = atomic_load(&tls_area->served);

@@ -65,7 +65,7 @@ static void cannot_read(const char *path, char *why)
 	bool relative = path[0] != '/' && getcwd(dir, sizeof(dir));
 
 	snprintf(why, TLS_FILE_WHY, "cannot read file '%s'%s%s: %s", path,
-		 relative ? " of the working directory " : "", dir,
+		 relative ? " of the working directory " : "", relative ? dir : "",
 		 tls_file_reason(error, reason, sizeof(reason)));
 }
 

@@ -71,15 +71,28 @@ static const char *ask_engine(const struct tls_conn *conn)
 	return slot ? slot->answer.text : "";
 }
 
-void tls_log_handshake(const struct tls_conn *conn, const char *reason)
+static bool has_domain(const struct tls_conn *conn)
 {
-	bool known = conn->await || conn->domain_id != 0;
+	return conn->await || conn->domain_id != 0;
+}
+
+void tls_log_failed(const struct tls_conn *conn, const char *detail)
+{
 	char text[TLS_SESSION_TEXT] = "";
 
-	if (known)
+	tls_text_add(text, sizeof(text), "%s", detail);
+	if (has_domain(conn) && !strstr(detail, " domain=\""))
 		tls_log_facts(conn, -1, -1, text);
-	tls_log_conn(L_WARN, conn, "failed", "reason=\"%s\"%s", reason,
-		     known ? text : ask_engine(conn));
+	tls_log_conn(L_WARN, conn, "failed", "%s", text);
+}
+
+void tls_log_handshake(const struct tls_conn *conn, const char *reason)
+{
+	char detail[TLS_SESSION_TEXT] = "";
+
+	tls_text_add(detail, sizeof(detail), "reason=\"%s\"%s", reason,
+		     has_domain(conn) ? "" : ask_engine(conn));
+	tls_log_failed(conn, detail);
 }
 
 void tls_log_keys(const struct tls_conn *conn, struct tls_engine_answer *answer)

@@ -18,8 +18,11 @@ void tls_log_conn(int level, const struct tls_conn *conn, const char *event, con
  * is chosen; alerts are -1 where there was none. */
 void tls_log_facts(const struct tls_conn *conn, int alert_sent, int alert_received, char *text);
 
-/* Logs that a connection failed before its handshake was done, for a reason that the engine does
- * not see, with what is known of the handshake. write_lock must be held: nobody else may ask. */
+/* Logs that a connection failed: detail is its reason and what else is told, to which the domain
+ * and its like are added if they are known and not there. write_lock must be held. */
+void tls_log_failed(const struct tls_conn *conn, const char *detail);
+
+/* The same for a reason that the engine does not see: asks it what it knows of a handshake. */
 void tls_log_handshake(const struct tls_conn *conn, const char *reason);
 
 /* Logs the lines of the key log that an answer of the engine holds, and wipes them. */

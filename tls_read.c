@@ -49,7 +49,7 @@ static void read_end(struct reading *r)
 static void read_fail(struct reading *r, const char *detail)
 {
 	tls_conn_count_failure(r->conn);
-	tls_log_conn(L_WARN, r->conn, "failed", "%s", detail);
+	tls_log_failed(r->conn, detail);
 	read_end(r);
 }
 

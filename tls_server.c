@@ -133,7 +133,7 @@ void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 static int encode_fail(struct tls_conn *conn, const char *detail)
 {
 	tls_conn_count_failure(conn);
-	tls_log_conn(L_WARN, conn, "failed", "%s", detail);
+	tls_log_failed(conn, detail);
 	tls_flow_end(conn);
 	return -1;
 }

@@ -412,16 +412,37 @@ static void load_link_cork(const struct load_link *l, int on)
 	setsockopt(l->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
 }
 
-/* True when every link has something to be read, its end included */
-static bool load_all_came(const struct load_run *r)
+/* True when there is something to be read, the end included */
+static bool load_link_has_input(const struct load_link *l)
 {
 	char byte;
+
+	return recv(l->fd, &byte, 1, MSG_PEEK) >= 0 || errno != EAGAIN;
+}
+
+/* Makes the next request, but does not let it go */
+static int load_link_ask(struct load_run *r, struct load_link *l)
+{
+	load_link_cork(l, 1);
+	l->state = LOAD_SEND;
+	if (load_link_has_input(l)) {
+		errno = 0; /* a bare end has none */
+		load_link_fail(r, l, "more than one answer, or an end");
+		return -1;
+	}
+	return load_link_send(r, l) > 0 && l->state == LOAD_RECEIVE ? 0 : -1;
+}
+
+/* Looks at the answers once every link that waits for one has something; else at none. */
+static void load_take_answers(struct load_run *r)
+{
 	long i;
 
 	for (i = 0; i < r->opt.links; i++)
-		if (recv(r->links[i].fd, &byte, 1, MSG_PEEK) < 0 && errno == EAGAIN)
-			return false;
-	return true;
+		if (r->links[i].state == LOAD_RECEIVE && !load_link_has_input(&r->links[i]))
+			return;
+	for (i = 0; i < r->opt.links; i++)
+		load_link_step(r, &r->links[i]);
 }
 
 /*
@@ -434,26 +455,19 @@ static int load_run_requests(struct load_run *r)
 	const struct timespec pause = {.tv_nsec = 1000000};
 	long i;
 
-	for (i = 0; i < r->opt.links; i++) {
-		load_link_cork(&r->links[i], 1);
-		r->links[i].state = LOAD_SEND;
-		load_link_step(r, &r->links[i]);
-	}
-	if (r->failed)
-		return -1;
 	for (i = 0; i < r->opt.links; i++)
-		load_link_cork(&r->links[i], 0);
-	while (!load_all_came(r)) {
-		if (load_clock(CLOCK_MONOTONIC) > r->deadline)
+		if (load_link_ask(r, &r->links[i]) < 0)
 			break;
+	for (i = 0; i < r->opt.links && !r->failed; i++)
+		load_link_cork(&r->links[i], 0);
+	while (!r->failed && r->done < r->opt.links && load_clock(CLOCK_MONOTONIC) < r->deadline) {
 		nanosleep(&pause, NULL);
+		load_take_answers(r);
 	}
-	for (i = 0; i < r->opt.links; i++)
-		load_link_step(r, &r->links[i]);
 	if (r->done == r->opt.links)
 		return 0;
 	if (!r->error[0])
-		snprintf(r->error, sizeof(r->error), "no whole answer within %lds", r->opt.limit);
+		snprintf(r->error, sizeof(r->error), "no answer within %lds", r->opt.limit);
 	return -1;
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from certs import DOMAIN, V
-from clients import RawTls, TcpClient, TlsClient
+from clients import RawTls, TcpClient, TlsClient, UdpClient, rst
 from ser import thread_states, wait_until
 
 DEADLINE_MS = 1000
@@ -63,6 +64,36 @@ def test_a_client_that_is_gone_before_the_answer(ser, certs, curve):
     line = ser.wait_failure(port)
     assert line["reason"] == "cannot send" and line["domain"] == "server:default" and line["sni"] == DOMAIN
     assert line["offered"] == "0303" and "c02b" in line["suites"].split(",")
+
+
+@pytest.mark.parametrize("suite", ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"])
+def test_a_server_that_is_gone_before_what_waits_is_sent(pool, certs, suite):
+    """Established by the peer's last flight, so the domain is known."""
+    params = certs.server_params(ca_list=str(certs.calist), cipher_list="ALL:@SECLEVEL=0")
+    ser = pool.fresh(tls=params, readers=1).start()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = certs.server_context(high=V.TLSv1_2, ciphers=suite)
+    peer = context.wrap_bio(incoming, outgoing, server_side=True)
+
+    def flight(sock: socket.socket) -> bytes:
+        incoming.write(sock.recv(65536))
+        with suppress(ssl.SSLWantReadError):
+            peer.do_handshake()
+        return outgoing.read()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, UdpClient(ser.udp_port) as caller:
+        port = listener.getsockname()[1]
+        caller.send(caller.build("OPTIONS", f"sip:x@127.0.0.1:{port};transport=tls"))
+        sock, _ = listener.accept()
+        sock.sendall(flight(sock))
+        last = flight(sock)
+        with ser.engine_stopped():
+            sock.sendall(last)
+            time.sleep(0.1)
+            rst(sock)
+        line = ser.wait_failure(port)
+    assert line["reason"] == "cannot send" and line["domain"] == "client:default" and line["role"] == "client"
+    assert ser.established(port)
 
 
 def test_a_terminated_engine_ends_the_server(ser, certs):

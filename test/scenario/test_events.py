@@ -256,7 +256,7 @@ def test_drop_refuses_the_peer(pool, certs, params, version):
         client.send(client.build(call_id=f"refused-{version}"))
         assert client.closed_by_ser()
         line = ser.wait_failure(client.local_port)
-        assert "executed drop" in line["reason"] and line["role"] == "server"
+        assert "executed drop" in line["reason"] and line["role"] == "server" and line["domain"]
     with TlsClient(ser.tls_port, certs.client_context()) as other:
         assert other.ask().status == 200, "no certificate, no event"
     assert f"request refused-{version}" not in ser.log()
