@@ -90,15 +90,17 @@ static bool time_left(const struct timespec *t, struct timespec *left)
 	return left->tv_sec >= 0;
 }
 
-/* Takes a request back, or leaves the slot to the engine. True if the answer came after all. */
-static bool give_up(struct tls_engine_slot *slot)
+/* Takes a request back, or leaves the slot to the engine, of which a dead one would never give it
+ * back. True if the answer came after all. */
+static bool give_up(struct tls_engine_slot *slot, bool dead)
 {
 	uint32_t state = TLS_SLOT_ASKED;
 
 	if (atomic_compare_exchange_strong(&slot->state, &state, TLS_SLOT_IDLE))
 		return false;
 	state = TLS_SLOT_SERVED;
-	return !atomic_compare_exchange_strong(&slot->state, &state, TLS_SLOT_GIVEN_UP);
+	return !atomic_compare_exchange_strong(&slot->state, &state,
+					       dead ? TLS_SLOT_IDLE : TLS_SLOT_GIVEN_UP);
 }
 
 /* While the engine answers nobody, each process waits a full deadline once only: others than those
@@ -130,7 +132,7 @@ bool tls_engine_has_died(void)
 {
 	struct pollfd first = {.fd = lifeline[0]};
 
-	return first.fd >= 0 && poll(&first, 1, 0) > 0 && (first.revents & POLLHUP);
+	return poll(&first, 1, 0) > 0 && (first.revents & POLLHUP);
 }
 
 /* The parent ends SER when a child has died, but it remembers one signal only: that of this death
@@ -165,10 +167,7 @@ int tls_engine_call(struct tls_engine_slot *slot, unsigned timeout_ms)
 				/* It works again, on a long one. */
 				in_doubt = false;
 				now_plus(&deadline, timeout_ms - STUCK_TIMEOUT_MS);
-			} else if (!give_up(slot)) {
-				if (dead) /* it gives nothing back: the next request shall see it,
-					     too */
-					atomic_store(&slot->state, TLS_SLOT_IDLE);
+			} else if (!give_up(slot, dead)) {
 				missed = true;
 				tls_counter_add(number, TLS_COUNT_engine_timeouts, 1);
 				served_then = atomic_load(&tls_area->served);

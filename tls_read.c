@@ -109,9 +109,7 @@ static void stream_fail(struct reading *r, const struct tls_stream_event *event)
 
 static void send_fail(struct reading *r)
 {
-	r->conn->cause = TLS_CAUSE_send;
-	tls_conn_count_failure(r->conn);
-	tls_log_handshake(r->conn, "cannot send");
+	tls_flow_fail(r->conn, TLS_CAUSE_send, "cannot send");
 	read_end(r);
 }
 
@@ -258,7 +256,6 @@ static void read_engine(struct reading *r)
 static void await_fail(struct reading *r, const struct tls_stream_event *event)
 {
 	const struct tls_blob *tickets = r->conn->await->tickets;
-	char detail[TLS_SESSION_TEXT];
 
 	if (event->reply_len > 0 && tickets)
 		(void)tls_flow_send(r->conn, tickets->data, tickets->len, false);
@@ -266,9 +263,7 @@ static void await_fail(struct reading *r, const struct tls_stream_event *event)
 	r->conn->cause = event->alert_sent == TLS_ALERT_INTERNAL_ERROR         ? TLS_CAUSE_memory
 			 : event->alert_sent < 0 && event->alert_received >= 0 ? TLS_CAUSE_alert
 									       : TLS_CAUSE_protocol;
-	snprintf(detail, sizeof(detail), "reason=\"%s\"", event->error);
-	tls_log_facts(r->conn, event->alert_sent, event->alert_received, detail);
-	read_fail(r, detail);
+	stream_fail(r, event);
 }
 
 /* Reads the messages that the client sends last, up to its Finished. */
@@ -451,11 +446,8 @@ static void set_flags(struct reading *r, rd_conn_flags_t *flags)
 
 static void late_fail(struct reading *r)
 {
-	if (!r->conn->failed) { /* else tls_watch.c was faster */
-		r->conn->cause = TLS_CAUSE_timeout;
-		tls_conn_count_failure(r->conn);
-		tls_log_handshake(r->conn, TLS_WATCH_LATE);
-	}
+	if (!r->conn->failed) /* else tls_watch.c was faster */
+		tls_flow_fail(r->conn, TLS_CAUSE_timeout, TLS_WATCH_LATE);
 	read_end(r);
 }
 

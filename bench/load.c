@@ -354,19 +354,24 @@ static void load_link_step(struct load_run *r, struct load_link *l)
 	}
 }
 
+/* True when time is over, which is then the error unless there is one */
+static bool load_is_late(struct load_run *r)
+{
+	if (load_clock(CLOCK_MONOTONIC) <= r->deadline)
+		return false;
+	if (!r->error[0])
+		snprintf(r->error, sizeof(r->error), "no answer within %lds", r->opt.limit);
+	return true;
+}
+
 /* Waits once for sockets; -1: time is over or too much has failed. */
 static int load_wait(struct load_run *r)
 {
 	struct epoll_event ev[64];
 	int i, n;
 
-	if (r->failed >= LOAD_FAILED_MAX)
+	if (r->failed >= LOAD_FAILED_MAX || load_is_late(r))
 		return -1;
-	if (load_clock(CLOCK_MONOTONIC) > r->deadline) {
-		if (!r->error[0])
-			snprintf(r->error, sizeof(r->error), "no answer within %lds", r->opt.limit);
-		return -1;
-	}
 	n = epoll_wait(r->epoll, ev, 64, 1000);
 	for (i = 0; i < n; i++)
 		load_link_step(r, ev[i].data.ptr);
@@ -460,15 +465,11 @@ static int load_run_requests(struct load_run *r)
 			break;
 	for (i = 0; i < r->opt.links && !r->failed; i++)
 		load_link_cork(&r->links[i], 0);
-	while (!r->failed && r->done < r->opt.links && load_clock(CLOCK_MONOTONIC) < r->deadline) {
+	while (!r->failed && r->done < r->opt.links && !load_is_late(r)) {
 		nanosleep(&pause, NULL);
 		load_take_answers(r);
 	}
-	if (r->done == r->opt.links)
-		return 0;
-	if (!r->error[0])
-		snprintf(r->error, sizeof(r->error), "no answer within %lds", r->opt.limit);
-	return -1;
+	return r->done == r->opt.links ? 0 : -1;
 }
 
 static bool load_line_await(void)
