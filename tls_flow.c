@@ -246,18 +246,11 @@ int tls_flow_send_soon(struct tls_conn *conn, const uint8_t *data, size_t len)
 	return tls_flow_send(conn, data + sent, len - (size_t)sent, false);
 }
 
-void tls_flow_fail(struct tls_conn *conn, enum tls_cause cause, const char *reason)
-{
-	conn->cause = (uint8_t)cause;
-	tls_conn_count_failure(conn);
-	tls_log_handshake(conn, reason);
-}
-
 void tls_flow_end_early(struct tls_conn *conn)
 {
 	if (conn->state == TLS_CONN_HANDSHAKE) {
-		tls_flow_fail(conn, TLS_CAUSE_closed,
-			      "the connection was closed during the handshake");
+		tls_log_failure(conn, TLS_CAUSE_closed,
+				"the connection was closed during the handshake");
 	} else if (conn->state == TLS_CONN_NEW) {
 		tls_log_conn(L_INFO, conn, "closed",
 			     "reason=\"the connection was closed without a byte\"");

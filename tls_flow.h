@@ -60,10 +60,6 @@ size_t tls_flow_close_notify(struct tls_conn *conn);
 /* Nothing more can be sent or read; the host closes when it sees the end of the file. */
 void tls_flow_end(struct tls_conn *conn);
 
-/* Counts and logs that a connection fails, for a reason that the engine does not see, with what is
- * known of its handshake. write_lock must be held. */
-void tls_flow_fail(struct tls_conn *conn, enum tls_cause cause, const char *reason);
-
 /* Logs that a connection ends before its handshake did; nothing for others. One that brought no
  * byte at all is a port scan or a health check, and no failure. */
 void tls_flow_end_early(struct tls_conn *conn);

@@ -86,10 +86,12 @@ void tls_log_failed(const struct tls_conn *conn, const char *detail)
 	tls_log_conn(L_WARN, conn, "failed", "%s", text);
 }
 
-void tls_log_handshake(const struct tls_conn *conn, const char *reason)
+void tls_log_failure(struct tls_conn *conn, enum tls_cause cause, const char *reason)
 {
 	char detail[TLS_SESSION_TEXT] = "";
 
+	conn->cause = (uint8_t)cause;
+	tls_conn_count_failure(conn);
 	tls_text_add(detail, sizeof(detail), "reason=\"%s\"%s", reason,
 		     has_domain(conn) ? "" : ask_engine(conn));
 	tls_log_failed(conn, detail);

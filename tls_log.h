@@ -22,8 +22,9 @@ void tls_log_facts(const struct tls_conn *conn, int alert_sent, int alert_receiv
  * and its like are added if they are known and not there. write_lock must be held. */
 void tls_log_failed(const struct tls_conn *conn, const char *detail);
 
-/* The same for a reason that the engine does not see: asks it what it knows of a handshake. */
-void tls_log_handshake(const struct tls_conn *conn, const char *reason);
+/* Counts and logs that a connection fails for a reason that the engine does not see: asks it what it
+ * knows of a handshake. write_lock must be held. */
+void tls_log_failure(struct tls_conn *conn, enum tls_cause cause, const char *reason);
 
 /* Logs the lines of the key log that an answer of the engine holds, and wipes them. */
 void tls_log_keys(const struct tls_conn *conn, struct tls_engine_answer *answer);

@@ -109,7 +109,7 @@ static void stream_fail(struct reading *r, const struct tls_stream_event *event)
 
 static void send_fail(struct reading *r)
 {
-	tls_flow_fail(r->conn, TLS_CAUSE_send, "cannot send");
+	tls_log_failure(r->conn, TLS_CAUSE_send, "cannot send");
 	read_end(r);
 }
 
@@ -447,7 +447,7 @@ static void set_flags(struct reading *r, rd_conn_flags_t *flags)
 static void late_fail(struct reading *r)
 {
 	if (!r->conn->failed) /* else tls_watch.c was faster */
-		tls_flow_fail(r->conn, TLS_CAUSE_timeout, TLS_WATCH_LATE);
+		tls_log_failure(r->conn, TLS_CAUSE_timeout, TLS_WATCH_LATE);
 	read_end(r);
 }
 
@@ -552,6 +552,15 @@ static int read_event(struct tls_conn *conn, rd_conn_flags_t *flags, int deliver
 	return r.delivered;
 }
 
+/* The host has asked for more of a message that fills its buffer already. */
+static void refuse_message(struct tls_conn *conn)
+{
+	lock_get(&conn->tcp->write_lock);
+	tls_log_failure(conn, TLS_CAUSE_protocol, "a message is longer than tcp_rd_buf_size");
+	lock_release(&conn->tcp->write_lock);
+	conn->tcp->req.error = TCP_REQ_OVERRUN;
+}
+
 int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags)
 {
 	struct tls_conn *conn = c->extra_data;
@@ -564,10 +573,7 @@ int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags)
 		return -1;
 	}
 	if (c->req.pos >= c->req.buf + c->req.b_size) {
-		tls_conn_count_failure(conn);
-		tls_log_conn(L_WARN, conn, "failed",
-			     "reason=\"a message is longer than tcp_rd_buf_size\"");
-		c->req.error = TCP_REQ_OVERRUN;
+		refuse_message(conn);
 		return -1;
 	}
 	lock_get(&c->write_lock);

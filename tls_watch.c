@@ -40,22 +40,37 @@ bool tls_watch_handshake_late(const struct tls_conn *conn)
 	return conn->state < TLS_CONN_FAST && TICKS_GE(get_ticks_raw(), conn->started + limit);
 }
 
-void tls_watch_add(struct tls_conn *conn)
+static void link_conn(struct tls_conn *conn)
 {
 	struct tls_watch_link *link = &conn->watch;
 
-	if (is_over || link->listed) /* a stale answer costs one lock, or one second of watching */
+	link->listed = true;
+	link->prev = NULL;
+	link->next = list->first;
+	if (list->first)
+		list->first->watch.prev = conn;
+	list->first = conn;
+}
+
+void tls_watch_add(struct tls_conn *conn)
+{
+	/* A stale answer costs one lock, or one second of watching. */
+	if (is_over || conn->watch.listed)
 		return;
 	lock_get(&list->lock);
-	if (!link->listed) {
-		link->listed = true;
-		link->queued = 0;
-		link->prev = NULL;
-		link->next = list->first;
-		if (list->first)
-			list->first->watch.prev = conn;
-		list->first = conn;
+	if (!conn->watch.listed) {
+		conn->watch.queued = 0;
+		link_conn(conn);
 	}
+	lock_release(&list->lock);
+}
+
+/* Puts back a connection that is late still. */
+static void watch_again(struct tls_conn *conn)
+{
+	lock_get(&list->lock);
+	if (!conn->watch.listed)
+		link_conn(conn);
 	lock_release(&list->lock);
 }
 
@@ -151,31 +166,19 @@ int tls_watch_close(int id)
 	return 0;
 }
 
-static void count_late(struct tls_conn *conn, enum tls_cause cause)
-{
-	conn->cause = (uint8_t)cause;
-	tls_conn_count_failure(conn);
-}
-
-/* Logs why a connection is closed. False if it is not to be: its handshake has just been done, or a
- * process works on it and will see for itself. */
+/* Logs why a connection is closed. False if it is not to be, for now: its handshake has just been
+ * done, or a process works on it. */
 static bool log_late(struct tls_conn *conn, enum late why)
 {
 	bool is_late;
 
-	if (why == LATE_SEND) {
-		count_late(conn, TLS_CAUSE_send);
-		tls_log_conn(L_WARN, conn, "failed",
-			     "reason=\"the peer does not read (send_timeout)\"");
-		return true;
-	}
 	if (lock_try(&conn->tcp->write_lock) != 0)
 		return false;
-	is_late = tls_watch_handshake_late(conn);
-	if (is_late) {
-		count_late(conn, TLS_CAUSE_timeout);
-		tls_log_handshake(conn, TLS_WATCH_LATE);
-	}
+	is_late = why == LATE_SEND || tls_watch_handshake_late(conn);
+	if (why == LATE_SEND)
+		tls_log_failure(conn, TLS_CAUSE_send, "the peer does not read (send_timeout)");
+	else if (is_late)
+		tls_log_failure(conn, TLS_CAUSE_timeout, TLS_WATCH_LATE);
 	lock_release(&conn->tcp->write_lock);
 	return is_late;
 }
@@ -188,7 +191,7 @@ static bool close_late(const struct late_conn *late)
 	if (!c)
 		return false;
 	if (!log_late(c->extra_data, late->why)) {
-		tls_watch_add(c->extra_data);
+		watch_again(c->extra_data);
 		tls_conn_put(c);
 		return false;
 	}

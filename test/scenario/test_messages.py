@@ -179,6 +179,8 @@ def test_bigger_than_the_read_buffer_closes_that_connection_as_on_tcp(pool, cert
             client.send(sized_request(client.ser_uri, 40000))
         assert client.closed_by_ser()
         assert bystander.ask().status == 200
+        line = ser.wait_failure(client.local_port)
+        assert "tcp_rd_buf_size" in line["reason"] and line["domain"] == "server:default", line
 
 
 class SharedTls(RawTls):
