@@ -591,25 +591,6 @@ static void build_options(struct tls_build *b)
 		SSL_CTX_set_max_send_fragment(b->ctx, cfg->ssl_max_send_fragment);
 }
 
-/* Only a try shows whether versions, suites and level leave anything to talk with. */
-static void build_probe(struct tls_build *b)
-{
-	const struct tls_settings *s = b->settings;
-	SSL *ssl = SSL_new(b->ctx);
-	STACK_OF(SSL_CIPHER) *ciphers = ssl ? SSL_get1_supported_ciphers(ssl) : NULL;
-
-	if (!ssl)
-		tls_report_error(b->report, "%s: cannot make a connection: %s", b->input->name,
-				 tls_pem_openssl_reason());
-	else if (sk_SSL_CIPHER_num(ciphers) <= 0)
-		SAY_ERROR(b, method, "with %s and cipher_list '%s', %s has no cipher suite left",
-			  s->method, s->cipher_list ? s->cipher_list : "(default)",
-			  OpenSSL_version(OPENSSL_VERSION));
-	sk_SSL_CIPHER_free(ciphers);
-	SSL_free(ssl);
-	ERR_clear_error();
-}
-
 SSL_CTX *tls_context_new(const struct tls_context_input *input, struct tls_report *report)
 {
 	static const build_step steps[] = {
@@ -637,10 +618,10 @@ SSL_CTX *tls_context_new(const struct tls_context_input *input, struct tls_repor
 	input->prepare(b.ctx);
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
 		steps[i](&b);
+	if (report->errors == errors)
+		tls_protocol_probe(&b);
 	X509_free(b.own_cert[0]);
 	X509_free(b.own_cert[1]);
-	if (report->errors == errors)
-		build_probe(&b);
 	if (report->errors == errors)
 		return b.ctx;
 	SSL_CTX_free(b.ctx);

@@ -274,7 +274,7 @@ static int engine_start(void)
 		LM_ERR("tls: cannot make what is shared with the engine: %s\n", strerror(errno));
 		return -1;
 	}
-	tls_shortage_set_processes((unsigned)get_max_procs());
+	tls_shortage_start((unsigned)get_max_procs());
 	pid = fork_process(PROC_NOCHLDINIT, "tls engine", 0);
 	if (pid == 0) {
 		tls_engine_forked(true);

@@ -505,3 +505,84 @@ void tls_protocol_build_lists(struct tls_build *b)
 	if (s->alpn)
 		build_alpn(b);
 }
+
+/* ---- all of it together ---- */
+
+/* How a key signs in the suites of TLS 1.2 and older (RFC 5246 section 7.4.3, RFC 8422). */
+static int auth_of(const X509 *cert)
+{
+	switch (EVP_PKEY_base_id(X509_get0_pubkey(cert))) {
+	case EVP_PKEY_RSA:
+	case EVP_PKEY_RSA_PSS:
+		return NID_auth_rsa;
+	case EVP_PKEY_EC:
+	case EVP_PKEY_ED25519:
+	case EVP_PKEY_ED448:
+		return NID_auth_ecdsa;
+	case EVP_PKEY_DSA:
+		return NID_auth_dss;
+	default:
+		return NID_undef;
+	}
+}
+
+static bool has_key_for(const struct tls_build *b, int auth)
+{
+	if (auth == NID_auth_null)
+		return true;
+	for (int i = 0; i < 2; i++)
+		if (b->own_cert[i] && auth_of(b->own_cert[i]) == auth)
+			return true;
+	return false;
+}
+
+/* Suites that no certificate's key goes with are none: OpenSSL would find "no shared cipher" in
+ * each handshake. */
+static void probe_keys(struct tls_build *b, STACK_OF(SSL_CIPHER) * suites)
+{
+	const X509 *first = b->own_cert[0], *second = b->own_cert[1];
+	int old = 0, usable = 0, newer = 0;
+	char keys[64];
+
+	for (int i = 0; i < sk_SSL_CIPHER_num(suites); i++) {
+		int auth = SSL_CIPHER_get_auth_nid(sk_SSL_CIPHER_value(suites, i));
+
+		newer += auth == NID_auth_any;
+		old += auth != NID_auth_any;
+		usable += auth != NID_auth_any && has_key_for(b, auth);
+	}
+	if (!first || old == 0 || usable > 0)
+		return;
+	snprintf(keys, sizeof(keys), "%s%s%s", tls_key_type(X509_get0_pubkey(first)),
+		 second ? " or " : "", second ? tls_key_type(X509_get0_pubkey(second)) : "");
+	if (newer == 0)
+		SAY_ERROR(
+			b, cipher_list,
+			"none of its suites goes with a key of type %s, as the certificate has it",
+			keys);
+	else
+		SAY_WARNING(b, cipher_list,
+			    "none of its suites for TLS 1.2 goes with a key of type %s, as the "
+			    "certificate has it: only TLS 1.3 works",
+			    keys);
+}
+
+void tls_protocol_probe(struct tls_build *b)
+{
+	const struct tls_settings *s = b->settings;
+	SSL *ssl = SSL_new(b->ctx);
+	STACK_OF(SSL_CIPHER) *suites = ssl ? SSL_get1_supported_ciphers(ssl) : NULL;
+
+	if (!ssl)
+		tls_report_error(b->report, "%s: cannot make a connection: %s", b->input->name,
+				 tls_pem_openssl_reason());
+	else if (sk_SSL_CIPHER_num(suites) <= 0)
+		SAY_ERROR(b, method, "with %s and cipher_list '%s', %s has no cipher suite left",
+			  s->method, s->cipher_list ? s->cipher_list : "(default)",
+			  OpenSSL_version(OPENSSL_VERSION));
+	else if (b->input->role == TLS_ROLE_SERVER)
+		probe_keys(b, suites);
+	sk_SSL_CIPHER_free(suites);
+	SSL_free(ssl);
+	ERR_clear_error();
+}

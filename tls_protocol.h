@@ -14,6 +14,9 @@ void tls_protocol_build_versions(struct tls_build *b);
 void tls_protocol_build_ciphers(struct tls_build *b);
 void tls_protocol_build_lists(struct tls_build *b); /* groups, signatures, ALPN */
 
+/* Tries whether all steps together leave anything to talk with. The last step, if none failed. */
+void tls_protocol_probe(struct tls_build *b);
+
 /*
  * Gives an accepted connection the groups of the SSL_CTX that it was switched to. OpenSSL takes
  * groups over when an SSL is made and cannot reset them, so no SSL_CTX of a server has any.

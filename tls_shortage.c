@@ -20,11 +20,6 @@ struct untold {
 static struct untold *untold;
 static unsigned processes = 1;
 
-void tls_shortage_set_processes(unsigned number)
-{
-	processes = number;
-}
-
 static unsigned long limit_kb(int threshold, unsigned default_kb)
 {
 	return threshold < 0 ? (unsigned long)default_kb * processes : (unsigned long)threshold;
@@ -33,6 +28,25 @@ static unsigned long limit_kb(int threshold, unsigned default_kb)
 static bool is_below(unsigned long limit)
 {
 	return limit > 0 && shm_available() / 1024 < limit;
+}
+
+static void warn_if_below(const char *param, unsigned long limit, const char *refused)
+{
+	if (is_below(limit))
+		LM_WARN("tls: %s is %lu KB, but SER has only %lu KB of free shared memory when it "
+			"starts: %s will be refused\n",
+			param, limit, shm_available() / 1024, refused);
+}
+
+void tls_shortage_start(unsigned number)
+{
+	processes = number;
+	warn_if_below("low_mem_threshold1",
+		      limit_kb(cfg_get(tls, tls_cfg, low_mem_threshold1), LOW_MEM_KB_1),
+		      "every connection");
+	warn_if_below("low_mem_threshold2",
+		      limit_kb(cfg_get(tls, tls_cfg, low_mem_threshold2), LOW_MEM_KB_2),
+		      "every handshake");
 }
 
 /* True for the one process that may write this second's line. */

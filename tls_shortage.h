@@ -13,8 +13,9 @@
 int tls_shortage_init(void);
 void tls_shortage_destroy(void);
 
-/* Sets what the parameters' -1 stands for; once the number of processes is known. */
-void tls_shortage_set_processes(unsigned processes);
+/* Sets what the parameters' -1 stands for, and warns if a threshold leaves nothing; once the number
+ * of processes is known and before there are connections. */
+void tls_shortage_start(unsigned processes);
 
 /* True when a new connection must not be made. The refusal is counted and told. */
 bool tls_shortage_refuses_connection(const struct tls_conn *conn);

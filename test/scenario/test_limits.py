@@ -19,6 +19,22 @@ def test_threshold1_refuses_new_connections(pool, certs):
         assert plain.ask().status == 200
 
 
+@pytest.mark.parametrize("number,refused", [(1, "every connection will be refused"), (2, "every handshake will be refused")])
+def test_threshold_that_leaves_nothing_is_warned_of_at_the_start(pool, certs, number, refused):
+    """Bytes instead of KB, say."""
+    name = f"low_mem_threshold{number}"
+    ser = pool.fresh(tls=certs.server_params(**{name: HUGE_KB * 2})).start()
+    found = [line for line in ser.log().splitlines() if refused in line]
+    assert len(found) == 1 and f"{name} is {HUGE_KB * 2} KB" in found[0] and "WARNING" in found[0], found
+
+
+def test_usual_thresholds_are_not_warned_of(pool, certs):
+    for value in (-1, 0, HUGE_KB // 2):
+        ser = pool.fresh(tls=certs.server_params(low_mem_threshold1=value, low_mem_threshold2=value)).start()
+        assert "will be refused" not in ser.log(), value
+        ser.stop()
+
+
 def test_threshold_at_run_time_counts_in_kb(pool, certs):
     """The same number means the same at start and at run time."""
     ser = pool.fresh(tls=certs.server_params(low_mem_threshold1=1024)).start()
