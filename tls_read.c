@@ -455,11 +455,13 @@ static void late_fail(struct reading *r)
  * short; a connection that is established lives on. */
 static bool cannot_read(struct reading *r)
 {
+	if (r->conn->state >= TLS_CONN_FAST)
+		return false;
 	if (tls_watch_handshake_late(r->conn)) {
 		late_fail(r);
 		return true;
 	}
-	if (r->conn->state >= TLS_CONN_FAST || !tls_shortage_refuses_operation(r->conn, true))
+	if (!tls_shortage_refuses_operation(r->conn, true))
 		return false;
 	r->conn->cause = TLS_CAUSE_memory;
 	tls_conn_count_failure(r->conn);
