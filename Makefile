@@ -249,9 +249,7 @@ $(TEST_MODULES:%.c=$B/lint/%.o): LINT_EXTRA = -Wno-missing-prototypes
 lint: style $(addsuffix .o,$(addprefix $B/lint/,$(basename $(SRCS) $(UNIT_SRCS) $(FUZZ_TESTS) $(TOOL_C) $(TEST_MODULES))))
 	@mkdir -p $B/cppcheck
 	@$(CPPCHECK) -I. --include=$B/host/flags.h -DMOD_NAME='"tls"' $(SRCS) $(TOOL_C)
-	@for f in $(PYTHONS); do \
-		$(PYTHON) -c 'import sys; compile(open(sys.argv[1]).read(), sys.argv[1], "exec")' $$f || exit 1; \
-	done
+	@pyflakes3 $(PYTHONS)
 	@for f in $(SCRIPTS); do \
 		case $$(head -n 1 $$f) in *bash*) bash -n $$f ;; *) sh -n $$f ;; esac || exit 1; \
 	done

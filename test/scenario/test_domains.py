@@ -398,7 +398,7 @@ def test_any_needs_a_name(ser, certs):
 
 
 def test_several_errors_at_once(ser, certs):
-    text = base(certs) + f"""\
+    text = base(certs) + """\
 method = TLSv9
 verify_depth = 101
 verify_certificate = maybe

@@ -19,8 +19,8 @@ from clients import (ALERT, ALERT_NAMES, APPLICATION, CHANGE_CIPHER_SPEC, HANDSH
                      trickle)
 from domains import base, load, one_domain, replace_domain, site
 from ser import wait_until
-from test_attributes import ASK, NULL, WIDE, _as_variables, _params, ask_all, certificate_rows, certificate_variables
-from test_attributes import pair  # noqa: F401, a fixture
+from test_attributes import (ASK, NULL, WIDE, Pair, _as_variables, _params, ask_all, certificate_rows,
+                             certificate_variables)
 from test_key_exchange import (AEAD, ANY_SUITE, CERTIFICATE, CHANGE, CLOSED, KEY_EXCHANGE, KEY_LOG, LATE,
                                NO_EXTENDED_MASTER_SECRET, ONLY_12, OVERFLOW, PEER, PLAIN_WARNING, SIP, TICKET,
                                UNEXPECTED, WARNING, Exchanging, Put, Shape, asked, behind, flip, half_open, held, many,
@@ -577,8 +577,9 @@ def test_a_ticket_of_an_older_key(pool, certs, suite):
         assert not other.ssl.session_reused and other.ask().status == 200
 
 
-def test_a_client_with_a_certificate(pool, certs, pair, shape):  # noqa: F811
+def test_a_client_with_a_certificate(pool, certs, shape):
     """It is asked for none when it resumes, and stays who it was."""
+    pair = Pair(certs)
     ser = pool.get(tls=_params(pair, certs) | CACHE, route=ASK, core=WIDE)
     context = certs.client_context(verify=False, **ONLY_12)
     context.load_cert_chain(*pair.files["peer"])
