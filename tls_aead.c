@@ -38,16 +38,11 @@ size_t tls_aead_key_size(uint8_t aead)
 	return aead < TLS_AEADS ? algorithms[aead].key_size : 0;
 }
 
-struct kept;
-
-/* A way to libcrypto's ciphers. */
-struct way {
-	bool (*seal)(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
-		     size_t len);
-	bool (*open)(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
-		     size_t len);
-	/* Has the contexts of both directions begin with a key that everybody knows. */
-	bool (*forget)(const struct kept *kept);
+/* The way to libcrypto's ciphers. */
+enum way {
+	NOT_LOOKED_FOR,
+	BY_EVP,
+	BY_PROVIDER,
 };
 
 #if TLS_HAVE_PROVIDERS
@@ -66,7 +61,7 @@ struct functions {
 /* What is kept of an AEAD, since to look it up and to make contexts costs more than a record. The
  * key is set anew each time, because the next record may be another connection's. */
 struct kept {
-	const struct way *way; /* NULL: not looked for yet */
+	enum way way;
 	size_t key_size;
 	EVP_CIPHER_CTX *evp[DIRECTIONS];
 #if TLS_HAVE_PROVIDERS
@@ -129,6 +124,7 @@ static bool evp_open(const struct kept *kept, const struct tls_aead_with *with, 
 	       EVP_CipherFinal_ex(ctx, text + len, &n) == 1;
 }
 
+/* Has the contexts of both directions begin with a key that everybody knows. */
 static bool evp_forget(const struct kept *kept)
 {
 	return EVP_CipherInit_ex(kept->evp[SEAL], NULL, NULL, no_key, no_nonce, -1) == 1 &&
@@ -148,8 +144,8 @@ static void evp_free(struct kept *kept)
 #if TLS_HAVE_PROVIDERS
 
 /* What follows when the context has its key and nonce. */
-static bool direct_crypt(const struct functions *call, void *ctx, const struct tls_aead_with *with,
-			 uint8_t *text, size_t len)
+static inline bool direct_crypt(const struct functions *call, void *ctx,
+				const struct tls_aead_with *with, uint8_t *text, size_t len)
 {
 	size_t n;
 
@@ -332,12 +328,10 @@ static bool direct_agrees(const struct kept *kept)
 /* Takes this way if it can be gone. */
 static void direct_try(struct kept *kept, const char *name)
 {
-	static const struct way by_provider = {direct_seal, direct_open, direct_forget};
-
 	ERR_set_mark();
 	if (direct_find(kept, name) && direct_agrees(kept)) {
 		evp_free(kept);
-		kept->way = &by_provider;
+		kept->way = BY_PROVIDER;
 	} else {
 		direct_free(kept);
 	}
@@ -345,6 +339,26 @@ static void direct_try(struct kept *kept, const char *name)
 }
 
 #else
+
+static bool direct_seal(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
+			size_t len)
+{
+	(void)kept, (void)with, (void)text, (void)len;
+	return false;
+}
+
+static bool direct_open(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
+			size_t len)
+{
+	(void)kept, (void)with, (void)text, (void)len;
+	return false;
+}
+
+static bool direct_forget(const struct kept *kept)
+{
+	(void)kept;
+	return false;
+}
 
 static void direct_try(struct kept *kept, const char *name)
 {
@@ -360,60 +374,81 @@ static void direct_free(struct kept *kept)
 
 /* ---- the shorter way that there is ---- */
 
-/* NULL for an unknown AEAD, or when libcrypto fails. */
-static const struct kept *kept_of(uint8_t aead)
+static TLS_RARE bool kept_make(struct kept *kept, uint8_t aead)
 {
-	static const struct way by_evp = {evp_seal, evp_open, evp_forget};
-	struct kept *kept = &kept_all[aead < TLS_AEADS ? aead : TLS_AEAD_NONE];
-
-	if (kept->way)
-		return kept;
 	kept->key_size = tls_aead_key_size(aead);
-	if (kept->key_size == 0)
-		return NULL;
 	if (!evp_find(kept, aead)) {
 		evp_free(kept);
-		return NULL;
+		return false;
 	}
-	kept->way = &by_evp;
+	kept->way = BY_EVP;
 	direct_try(kept, algorithms[aead].name);
-	return kept;
+	return true;
+}
+
+/* Returns NULL for an unknown AEAD, or when libcrypto fails. */
+static inline const struct kept *kept_of(uint8_t aead)
+{
+	struct kept *kept;
+
+	if (!tls_aead_is_known(aead))
+		return NULL;
+	kept = &kept_all[aead];
+	return kept->way != NOT_LOOKED_FOR || kept_make(kept, aead) ? kept : NULL;
+}
+
+static inline bool is_direct(const struct kept *kept)
+{
+	return __builtin_expect(kept->way == BY_PROVIDER, TLS_HAVE_PROVIDERS);
+}
+
+static TLS_RARE int fail(void)
+{
+	ERR_clear_error();
+	return -1;
 }
 
 int tls_aead_seal(const struct tls_aead_with *with, uint8_t *text, size_t len)
 {
 	const struct kept *kept = kept_of(with->aead);
 
-	if (kept && kept->way->seal(kept, with, text, len))
-		return 0;
-	ERR_clear_error();
-	return -1;
+	if (!kept)
+		return fail();
+	if (is_direct(kept))
+		return direct_seal(kept, with, text, len) ? 0 : fail();
+	return evp_seal(kept, with, text, len) ? 0 : fail();
 }
 
 int tls_aead_open(const struct tls_aead_with *with, uint8_t *text, size_t len)
 {
 	const struct kept *kept = kept_of(with->aead);
 
-	if (kept && kept->way->open(kept, with, text, len))
-		return 0;
-	ERR_clear_error();
-	return -1;
+	if (!kept)
+		return fail();
+	if (is_direct(kept))
+		return direct_open(kept, with, text, len) ? 0 : fail();
+	return evp_open(kept, with, text, len) ? 0 : fail();
 }
 
 static void kept_free(struct kept *kept)
 {
 	evp_free(kept);
 	direct_free(kept);
-	kept->way = NULL;
+	kept->way = NOT_LOOKED_FOR;
 }
 
 void tls_aead_forget(void)
 {
 	for (size_t aead = 0; aead < TLS_AEADS; aead++) {
-		if (kept_all[aead].way && !kept_all[aead].way->forget(&kept_all[aead])) {
-			kept_free(&kept_all[aead]);
-			ERR_clear_error();
-		}
+		struct kept *kept = &kept_all[aead];
+		bool ok = kept->way == BY_PROVIDER ? direct_forget(kept)
+			  : kept->way == BY_EVP    ? evp_forget(kept)
+						   : true;
+
+		if (ok)
+			continue;
+		kept_free(kept);
+		ERR_clear_error();
 	}
 }
 

@@ -13,6 +13,7 @@
 #ifndef TLS_AEAD_H
 #define TLS_AEAD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,6 +37,11 @@ struct tls_aead_with {
 	const uint8_t *aad;   /* additional data, which is authenticated only */
 	size_t aad_len;
 };
+
+static inline bool tls_aead_is_known(uint8_t aead)
+{
+	return aead > TLS_AEAD_NONE && aead < TLS_AEADS;
+}
 
 /* Bytes of key of an AEAD, or 0 for an unknown one. */
 size_t tls_aead_key_size(uint8_t aead);

@@ -154,6 +154,11 @@ void tls_conn_count(enum tls_counter row, int64_t n)
 	tls_counter_add((unsigned)process_no, row, n);
 }
 
+void tls_conn_count_text(bool sent, size_t bytes, size_t records)
+{
+	tls_counter_add_text((unsigned)process_no, sent, bytes, records);
+}
+
 void tls_conn_count_failure(struct tls_conn *conn)
 {
 	/* The host sets its flag only after on_tcpconn_init. */

@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 
 #include <stdatomic.h>
-#include <stddef.h>
 
 #define ROW(name, kind, help) {#name, help, TLS_COUNTER_##kind},
 #define CAUSE(name, help)     {"handshakes_failed_" #name, "of these: " help, TLS_COUNTER_SUM},
@@ -49,6 +48,19 @@ void tls_counter_add(unsigned process, enum tls_counter row, int64_t n)
 {
 	if (slots)
 		atomic_fetch_add_explicit(value_of(process, row), n, memory_order_relaxed);
+}
+
+void tls_counter_add_text(unsigned process, bool sent, size_t bytes, size_t records)
+{
+	_Atomic int64_t *value = slots ? value_of(process, 0) : NULL;
+
+	if (!value)
+		return;
+	atomic_fetch_add_explicit(&value[sent ? TLS_COUNT_bytes_sent : TLS_COUNT_bytes_received],
+				  (int64_t)bytes, memory_order_relaxed);
+	atomic_fetch_add_explicit(
+		&value[sent ? TLS_COUNT_records_sent : TLS_COUNT_records_received],
+		(int64_t)records, memory_order_relaxed);
 }
 
 void tls_counter_raise(unsigned process, enum tls_counter row, int64_t n)

@@ -12,6 +12,8 @@
 #define TLS_COUNTER_H
 
 #include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Why a handshake fails: X(name, "help"). The first one stands for every cause without a name. */
@@ -113,6 +115,8 @@ void tls_counter_destroy(void);
 /* Any process, any thread; process is the caller's place in the host's process table. Nothing
  * happens before the slots are made. */
 void tls_counter_add(unsigned process, enum tls_counter row, int64_t n);
+/* Adds clear text that came or went, and the records that carried it. */
+void tls_counter_add_text(unsigned process, bool sent, size_t bytes, size_t records);
 /* Raises a MAX row to n, if it is less. */
 void tls_counter_raise(unsigned process, enum tls_counter row, int64_t n);
 /* Sets a row that only this slot has. */

@@ -10,6 +10,7 @@
 #ifndef TLS_FLOW_H
 #define TLS_FLOW_H
 
+#include "tls_compat.h"
 #include "tls_conn.h"
 
 /* Clear text that one call of the hook encode takes. */
@@ -58,7 +59,7 @@ int tls_flow_flush(struct tls_conn *conn, const char **reason);
 size_t tls_flow_close_notify(struct tls_conn *conn);
 
 /* Nothing more can be sent or read; the host closes when it sees the end of the file. */
-void tls_flow_end(struct tls_conn *conn);
+TLS_RARE void tls_flow_end(struct tls_conn *conn);
 
 /* Logs that a connection ends before its handshake did; nothing for others. One that brought no
  * byte at all is a port scan or a health check, and no failure. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_read.h"
 
+#include "tls_compat.h"
 #include "tls_event.h"
 #include "tls_flow.h"
 #include "tls_log.h"
@@ -18,12 +19,6 @@
 /* Each reader works on one connection at a time. */
 static uint8_t input[INPUT_SIZE];
 
-static void count_received(size_t bytes, unsigned records)
-{
-	tls_conn_count(TLS_COUNT_bytes_received, (int64_t)bytes);
-	tls_conn_count(TLS_COUNT_records_received, records);
-}
-
 /* What one call of the read hook works on. */
 struct reading {
 	struct tls_conn *conn;
@@ -40,14 +35,14 @@ static size_t room(const struct reading *r)
 	return r->req->b_size - (size_t)(r->req->pos - r->req->buf);
 }
 
-static void read_end(struct reading *r)
+static TLS_RARE void read_end(struct reading *r)
 {
 	tls_flow_end(r->conn);
 	r->used = r->len;
 	r->must_wait = false;
 }
 
-static void read_fail(struct reading *r, const char *detail)
+static TLS_RARE void read_fail(struct reading *r, const char *detail)
 {
 	tls_conn_count_failure(r->conn);
 	tls_log_failed(r->conn, detail);
@@ -62,7 +57,7 @@ static void read_fail_for(struct reading *r, enum tls_cause cause, const char *d
 
 /* What was read can neither be given to the host nor kept: its place in the stream would be lost.
  */
-static void read_starve(struct reading *r)
+static TLS_RARE void read_starve(struct reading *r)
 {
 	r->conn->cause = TLS_CAUSE_memory;
 	tls_conn_count_failure(r->conn);
@@ -85,7 +80,7 @@ static int deliver(struct reading *r, const uint8_t *data, size_t len)
 }
 
 /* Gives the host what an earlier call had to keep. */
-static void deliver_kept(struct reading *r)
+static TLS_RARE void deliver_kept(struct reading *r)
 {
 	struct tls_blob *kept = r->conn->clear;
 	size_t len = kept->len - kept->taken;
@@ -99,7 +94,7 @@ static void deliver_kept(struct reading *r)
 		tls_blob_free(&r->conn->clear);
 }
 
-static void stream_fail(struct reading *r, const struct tls_stream_event *event)
+static TLS_RARE void stream_fail(struct reading *r, const struct tls_stream_event *event)
 {
 	char detail[TLS_SESSION_TEXT];
 
@@ -143,7 +138,7 @@ static void read_fast(struct reading *r)
 			return;
 		r->used += event.consumed;
 		if (event.data_len > 0)
-			count_received(event.data_len, 1);
+			tls_conn_count_text(false, event.data_len, 1);
 		if (event.data_len > 0 && deliver(r, event.data, event.data_len) != 0) {
 			read_starve(r);
 			return;
@@ -207,7 +202,7 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 		tls_flow_establish(conn, answer->state == TLS_SESSION_FAST ? TLS_CONN_FAST
 									   : TLS_CONN_HELD);
 	if (answer->clear_len > 0)
-		count_received(answer->clear_len, answer->clear_records);
+		tls_conn_count_text(false, answer->clear_len, answer->clear_records);
 	if (answer->clear_len > 0 && deliver(r, slot->clear, answer->clear_len) != 0) {
 		read_starve(r);
 		return;
@@ -352,7 +347,8 @@ static void foreign_fail(struct reading *r)
 	read_fail_for(r, TLS_CAUSE_not_tls, detail);
 }
 
-static void read_records(struct reading *r)
+/* What does not go the fast way, yet. */
+static TLS_RARE void read_others(struct reading *r)
 {
 	if (is_foreign(r)) {
 		foreign_fail(r);
@@ -362,6 +358,12 @@ static void read_records(struct reading *r)
 		read_engine(r);
 	if (r->conn->await && r->conn->state == TLS_CONN_HANDSHAKE)
 		read_await(r);
+}
+
+static void read_records(struct reading *r)
+{
+	if (r->conn->state != TLS_CONN_FAST)
+		read_others(r);
 	if (r->conn->state == TLS_CONN_FAST)
 		read_fast(r);
 }
@@ -465,7 +467,7 @@ static void set_flags(struct reading *r, rd_conn_flags_t *flags)
 	}
 }
 
-static void late_fail(struct reading *r)
+static TLS_RARE void late_fail(struct reading *r)
 {
 	if (!r->conn->failed) /* else tls_watch.c was faster */
 		tls_log_failure(r->conn, TLS_CAUSE_timeout, TLS_WATCH_LATE);
@@ -552,7 +554,7 @@ static void refuse_peer(struct reading *r)
  * The handshake is done and a route is to know it, before anything that waited is sent and before
  * the host sees what the peer has sent. What others send meanwhile is queued.
  */
-static int read_event(struct tls_conn *conn, rd_conn_flags_t *flags, int delivered)
+static TLS_RARE int read_event(struct tls_conn *conn, rd_conn_flags_t *flags, int delivered)
 {
 	struct reading r = {.conn = conn, .req = &conn->tcp->req, .delivered = delivered};
 	bool drop = tls_event_run(conn->tcp);
@@ -576,7 +578,7 @@ static int read_event(struct tls_conn *conn, rd_conn_flags_t *flags, int deliver
 }
 
 /* The host has asked for more of a message that fills its buffer already. */
-static void refuse_message(struct tls_conn *conn)
+static TLS_RARE void refuse_message(struct tls_conn *conn)
 {
 	lock_get(&conn->tcp->write_lock);
 	tls_log_failure(conn, TLS_CAUSE_protocol, "a message is longer than tcp_rd_buf_size");

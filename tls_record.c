@@ -7,6 +7,8 @@
  */
 #include "tls_record.h"
 
+#include "tls_compat.h"
+
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 
@@ -180,7 +182,7 @@ void tls_record_thread_end(void)
 	tls_kdf_thread_end();
 }
 
-static int record_refuse(uint8_t *alert, uint8_t value)
+static TLS_RARE int record_refuse(uint8_t *alert, uint8_t value)
 {
 	*alert = value;
 	return -1;
@@ -245,7 +247,7 @@ int tls_record_peek_clear(const uint8_t *buf, size_t len, struct tls_record_head
 /* Known keys that have a number left. */
 static int record_usable(const struct tls_record_keys *k)
 {
-	return tls_aead_key_size(k->aead) != 0 && k->seq != UINT64_MAX &&
+	return tls_aead_is_known(k->aead) && k->seq != UINT64_MAX &&
 	       (k->version == TLS_VERSION_1_2 || k->version == TLS_VERSION_1_3);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_server.h"
 
+#include "tls_compat.h"
 #include "tls_flow.h"
 #include "tls_log.h"
 #include "tls_shortage.h"
@@ -130,7 +131,7 @@ void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 
 /* ---- the encode hook ---- */
 
-static int encode_fail(struct tls_conn *conn, const char *detail)
+static TLS_RARE int encode_fail(struct tls_conn *conn, const char *detail)
 {
 	tls_conn_count_failure(conn);
 	tls_log_failed(conn, detail);
@@ -147,8 +148,8 @@ static int encode_refuse(const struct tls_conn *conn, const snd_flags_t *send_fl
 
 /* Keeps clear text until the handshake is done. Returns 0, or -1: the connection is to be closed.
  */
-static int encode_queue(struct tls_conn *conn, const char *data, unsigned len,
-			snd_flags_t *send_flags)
+static TLS_RARE int encode_queue(struct tls_conn *conn, const char *data, unsigned len,
+				 snd_flags_t *send_flags)
 {
 	char detail[128];
 	const char *reason;
@@ -175,7 +176,7 @@ static int encode_queue(struct tls_conn *conn, const char *data, unsigned len,
 }
 
 /* The first send on a connection of ours: its records are the ClientHello. */
-static int encode_client_hello(struct tls_conn *conn)
+static TLS_RARE int encode_client_hello(struct tls_conn *conn)
 {
 	const char *reason;
 	struct tls_engine_slot *slot;

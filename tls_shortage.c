@@ -59,7 +59,7 @@ static bool may_tell(void)
 	       atomic_compare_exchange_strong(&untold->next, &next, now + S_TO_TICKS(1));
 }
 
-static void tell(const struct tls_conn *conn, const char *reason, unsigned long limit)
+static TLS_RARE void tell(const struct tls_conn *conn, const char *reason, unsigned long limit)
 {
 	unsigned connections, operations;
 

@@ -7,6 +7,7 @@
 #ifndef TLS_SHORTAGE_H
 #define TLS_SHORTAGE_H
 
+#include "tls_compat.h"
 #include "tls_conn.h"
 
 /* Makes the counters in shared memory and their timer. From mod_init. Returns 0 or -1. */
@@ -28,6 +29,6 @@ bool tls_shortage_refuses_operation(const struct tls_conn *conn, bool takes_memo
 
 /* Counts and tells that shared memory was really not there: for the connection as a whole, or for
  * an operation on it. */
-void tls_shortage_failed(const struct tls_conn *conn, bool whole_connection);
+TLS_RARE void tls_shortage_failed(const struct tls_conn *conn, bool whole_connection);
 
 #endif

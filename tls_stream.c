@@ -97,7 +97,7 @@ static int stream_is_1_3(const struct tls_stream *s)
 	return s->rd.version == TLS_VERSION_1_3;
 }
 
-static void stream_kill(struct tls_stream *s)
+static TLS_RARE void stream_kill(struct tls_stream *s)
 {
 	s->flags |= TLS_STREAM_DEAD | TLS_STREAM_WRITE_CLOSED;
 }
@@ -134,7 +134,7 @@ size_t tls_stream_alert(struct tls_stream *s, uint8_t alert, uint8_t *reply)
  * Seals a KeyUpdate that asks for none in return and moves the write keys on. The next keys
  * are derived first: once the message is on its way there must be nothing left that can fail.
  */
-static size_t stream_key_update(struct tls_stream *s, uint8_t *out)
+static TLS_RARE size_t stream_key_update(struct tls_stream *s, uint8_t *out)
 {
 	static const uint8_t message[5] = {TLS_MESSAGE_KEY_UPDATE, 0, 0, 1, 0};
 	struct tls_record_keys next = s->wr;
@@ -281,7 +281,7 @@ static int stream_message_head(struct tls_stream_call *c, const uint8_t *p, size
 }
 
 /* Messages may share a record and may span records (RFC 8446 section 5.1). */
-static int stream_handshake(struct tls_stream_call *c, const uint8_t *p, size_t len)
+static TLS_RARE int stream_handshake(struct tls_stream_call *c, const uint8_t *p, size_t len)
 {
 	struct tls_stream *s = c->s;
 	size_t n;

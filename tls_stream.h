@@ -11,6 +11,7 @@
 #ifndef TLS_STREAM_H
 #define TLS_STREAM_H
 
+#include "tls_compat.h"
 #include "tls_record.h"
 
 enum tls_stream_flag {
@@ -118,7 +119,7 @@ int tls_stream_open(struct tls_stream_call *c, uint8_t *in, size_t in_len, uint8
 		    size_t *plain_len, uint8_t *type, size_t *need);
 
 /* Takes the content of an alert. Returns as tls_stream_read() does. */
-int tls_stream_take_alert(struct tls_stream_call *c, const uint8_t *p, size_t len);
+TLS_RARE int tls_stream_take_alert(struct tls_stream_call *c, const uint8_t *p, size_t len);
 
 /* Counts one more of what is limited. Returns 1, or -1 when it is too much. */
 int tls_stream_count(struct tls_stream_call *c, uint8_t *count, uint8_t limit, const char *error);
@@ -127,7 +128,7 @@ int tls_stream_count(struct tls_stream_call *c, uint8_t *count, uint8_t limit, c
 const char *tls_stream_record_error(uint8_t alert);
 
 /* Ends the stream: with a fatal alert to the peer, without one. Both return -1. */
-int tls_stream_fail(struct tls_stream_call *c, uint8_t alert, const char *error);
-int tls_stream_dead(struct tls_stream_call *c, const char *error);
+TLS_RARE int tls_stream_fail(struct tls_stream_call *c, uint8_t alert, const char *error);
+TLS_RARE int tls_stream_dead(struct tls_stream_call *c, const char *error);
 
 #endif

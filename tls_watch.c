@@ -52,10 +52,9 @@ static void link_conn(struct tls_conn *conn)
 	list->first = conn;
 }
 
-void tls_watch_add(struct tls_conn *conn)
+void tls_watch_list(struct tls_conn *conn)
 {
-	/* A stale answer costs one lock, or one second of watching. */
-	if (is_over || conn->watch.listed)
+	if (is_over)
 		return;
 	lock_get(&list->lock);
 	if (!conn->watch.listed) {
