@@ -2,6 +2,7 @@
 #include "tls_aead.h"
 
 #include "tls_compat.h"
+#include "tls_rare.h"
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
@@ -124,7 +125,6 @@ static bool evp_open(const struct kept *kept, const struct tls_aead_with *with, 
 	       EVP_CipherFinal_ex(ctx, text + len, &n) == 1;
 }
 
-/* Has the contexts of both directions begin with a key that everybody knows. */
 static bool evp_forget(const struct kept *kept)
 {
 	return EVP_CipherInit_ex(kept->evp[SEAL], NULL, NULL, no_key, no_nonce, -1) == 1 &&
@@ -340,26 +340,6 @@ static void direct_try(struct kept *kept, const char *name)
 
 #else
 
-static bool direct_seal(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
-			size_t len)
-{
-	(void)kept, (void)with, (void)text, (void)len;
-	return false;
-}
-
-static bool direct_open(const struct kept *kept, const struct tls_aead_with *with, uint8_t *text,
-			size_t len)
-{
-	(void)kept, (void)with, (void)text, (void)len;
-	return false;
-}
-
-static bool direct_forget(const struct kept *kept)
-{
-	(void)kept;
-	return false;
-}
-
 static void direct_try(struct kept *kept, const char *name)
 {
 	(void)kept, (void)name;
@@ -397,11 +377,6 @@ static inline const struct kept *kept_of(uint8_t aead)
 	return kept->way != NOT_LOOKED_FOR || kept_make(kept, aead) ? kept : NULL;
 }
 
-static inline bool is_direct(const struct kept *kept)
-{
-	return __builtin_expect(kept->way == BY_PROVIDER, TLS_HAVE_PROVIDERS);
-}
-
 static TLS_RARE int fail(void)
 {
 	ERR_clear_error();
@@ -414,8 +389,10 @@ int tls_aead_seal(const struct tls_aead_with *with, uint8_t *text, size_t len)
 
 	if (!kept)
 		return fail();
-	if (is_direct(kept))
+#if TLS_HAVE_PROVIDERS
+	if (__builtin_expect(kept->way == BY_PROVIDER, 1))
 		return direct_seal(kept, with, text, len) ? 0 : fail();
+#endif
 	return evp_seal(kept, with, text, len) ? 0 : fail();
 }
 
@@ -425,8 +402,10 @@ int tls_aead_open(const struct tls_aead_with *with, uint8_t *text, size_t len)
 
 	if (!kept)
 		return fail();
-	if (is_direct(kept))
+#if TLS_HAVE_PROVIDERS
+	if (__builtin_expect(kept->way == BY_PROVIDER, 1))
 		return direct_open(kept, with, text, len) ? 0 : fail();
+#endif
 	return evp_open(kept, with, text, len) ? 0 : fail();
 }
 
@@ -437,17 +416,27 @@ static void kept_free(struct kept *kept)
 	kept->way = NOT_LOOKED_FOR;
 }
 
+/* Has the contexts of both directions begin with a key that everybody knows. */
+static bool forget(const struct kept *kept)
+{
+	switch (kept->way) {
+	case BY_EVP:
+		return evp_forget(kept);
+#if TLS_HAVE_PROVIDERS
+	case BY_PROVIDER:
+		return direct_forget(kept);
+#endif
+	default:
+		return true;
+	}
+}
+
 void tls_aead_forget(void)
 {
 	for (size_t aead = 0; aead < TLS_AEADS; aead++) {
-		struct kept *kept = &kept_all[aead];
-		bool ok = kept->way == BY_PROVIDER ? direct_forget(kept)
-			  : kept->way == BY_EVP    ? evp_forget(kept)
-						   : true;
-
-		if (ok)
+		if (forget(&kept_all[aead]))
 			continue;
-		kept_free(kept);
+		kept_free(&kept_all[aead]);
 		ERR_clear_error();
 	}
 }

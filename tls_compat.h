@@ -21,10 +21,6 @@
 #error "OpenSSL 1.1.1 or newer is required"
 #endif
 
-/* A function that the messages of established connections do not need: what leads to it is laid out
- * apart from what they do need. */
-#define TLS_RARE __attribute__((cold))
-
 /* Decoders that can be kept from one key to the next. */
 #define TLS_HAVE_DECODER (OPENSSL_VERSION_NUMBER >= 0x30000000L)
 

@@ -154,9 +154,9 @@ void tls_conn_count(enum tls_counter row, int64_t n)
 	tls_counter_add((unsigned)process_no, row, n);
 }
 
-void tls_conn_count_text(bool sent, size_t bytes, size_t records)
+void tls_conn_count_clear(bool sent, size_t bytes, size_t records)
 {
-	tls_counter_add_text((unsigned)process_no, sent, bytes, records);
+	tls_counter_add_clear((unsigned)process_no, sent, bytes, records);
 }
 
 void tls_conn_count_failure(struct tls_conn *conn)

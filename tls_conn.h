@@ -9,9 +9,9 @@
 #define TLS_CONN_H
 
 #include "tls_cert.h"
-#include "tls_compat.h"
 #include "tls_connect.h"
 #include "tls_engine.h"
+#include "tls_rare.h"
 
 #include "core/tcp_conn.h"
 #include "core/timer_ticks.h"
@@ -113,7 +113,7 @@ int tls_conn_send_eof(struct tcp_connection *tcp);
 /* Counts in the calling process's slot. */
 void tls_conn_count(enum tls_counter row, int64_t n);
 /* Counts clear text that came or went, and the records that carried it. */
-void tls_conn_count_text(bool sent, size_t bytes, size_t records);
+void tls_conn_count_clear(bool sent, size_t bytes, size_t records);
 /* Counts a connection that fails, once, by its cause if it is still in its handshake. */
 TLS_RARE void tls_conn_count_failure(struct tls_conn *conn);
 /* Counts one that is established now. */

@@ -50,7 +50,7 @@ void tls_counter_add(unsigned process, enum tls_counter row, int64_t n)
 		atomic_fetch_add_explicit(value_of(process, row), n, memory_order_relaxed);
 }
 
-void tls_counter_add_text(unsigned process, bool sent, size_t bytes, size_t records)
+void tls_counter_add_clear(unsigned process, bool sent, size_t bytes, size_t records)
 {
 	_Atomic int64_t *value = slots ? value_of(process, 0) : NULL;
 

@@ -116,7 +116,7 @@ void tls_counter_destroy(void);
  * happens before the slots are made. */
 void tls_counter_add(unsigned process, enum tls_counter row, int64_t n);
 /* Adds clear text that came or went, and the records that carried it. */
-void tls_counter_add_text(unsigned process, bool sent, size_t bytes, size_t records);
+void tls_counter_add_clear(unsigned process, bool sent, size_t bytes, size_t records);
 /* Raises a MAX row to n, if it is less. */
 void tls_counter_raise(unsigned process, enum tls_counter row, int64_t n);
 /* Sets a row that only this slot has. */

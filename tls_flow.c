@@ -149,7 +149,7 @@ void tls_flow_establish(struct tls_conn *conn, enum tls_conn_state state)
 
 static void count_sent(size_t bytes, size_t fragment)
 {
-	tls_conn_count_text(true, bytes, (bytes + fragment - 1) / fragment);
+	tls_conn_count_clear(true, bytes, (bytes + fragment - 1) / fragment);
 }
 
 int tls_flow_seal(struct tls_conn *conn, const void *data, size_t len, size_t *taken,

@@ -10,8 +10,8 @@
 #ifndef TLS_FLOW_H
 #define TLS_FLOW_H
 
-#include "tls_compat.h"
 #include "tls_conn.h"
+#include "tls_rare.h"
 
 /* Clear text that one call of the hook encode takes. */
 #define TLS_FLOW_MAX_CLEAR (32 * 1024)

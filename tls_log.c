@@ -90,6 +90,8 @@ void tls_log_failure(struct tls_conn *conn, enum tls_cause cause, const char *re
 {
 	char detail[TLS_SESSION_TEXT] = "";
 
+	if (conn->failed)
+		return;
 	conn->cause = (uint8_t)cause;
 	tls_conn_count_failure(conn);
 	tls_text_add(detail, sizeof(detail), "reason=\"%s\"%s", reason,

@@ -6,8 +6,8 @@
 #ifndef TLS_LOG_H
 #define TLS_LOG_H
 
-#include "tls_compat.h"
 #include "tls_conn.h"
+#include "tls_rare.h"
 
 #include "core/dprint.h"
 
@@ -23,8 +23,8 @@ void tls_log_facts(const struct tls_conn *conn, int alert_sent, int alert_receiv
  * and its like are added if they are known and not there. write_lock must be held. */
 TLS_RARE void tls_log_failed(const struct tls_conn *conn, const char *detail);
 
-/* Counts and logs that a connection fails for a reason that the engine does not see: asks it what
- * it knows of a handshake. write_lock must be held. */
+/* Counts and logs that a connection fails for a reason that the engine does not see, once: asks it
+ * what it knows of a handshake. write_lock must be held. */
 TLS_RARE void tls_log_failure(struct tls_conn *conn, enum tls_cause cause, const char *reason);
 
 /* Logs the lines of the key log that an answer of the engine holds, and wipes them. */

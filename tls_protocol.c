@@ -526,9 +526,10 @@ static int auth_of(const X509 *cert)
 	}
 }
 
-static bool has_key_for(const struct tls_build *b, int auth)
+/* What is not known here, such as GOST, may have its key. */
+static bool may_have_key_for(const struct tls_build *b, int auth)
 {
-	if (auth == NID_auth_null)
+	if (auth != NID_auth_rsa && auth != NID_auth_ecdsa && auth != NID_auth_dss)
 		return true;
 	for (int i = 0; i < 2; i++)
 		if (b->own_cert[i] && auth_of(b->own_cert[i]) == auth)
@@ -537,7 +538,7 @@ static bool has_key_for(const struct tls_build *b, int auth)
 }
 
 /* Suites that no certificate's key goes with are none: OpenSSL would find "no shared cipher" in
- * each handshake. */
+ * each handshake. With signature_algorithms it tells only those suites that these leave. */
 static void probe_keys(struct tls_build *b, STACK_OF(SSL_CIPHER) * suites)
 {
 	const X509 *first = b->own_cert[0], *second = b->own_cert[1];
@@ -549,9 +550,9 @@ static void probe_keys(struct tls_build *b, STACK_OF(SSL_CIPHER) * suites)
 
 		newer += auth == NID_auth_any;
 		old += auth != NID_auth_any;
-		usable += auth != NID_auth_any && has_key_for(b, auth);
+		usable += auth != NID_auth_any && may_have_key_for(b, auth);
 	}
-	if (!first || old == 0 || usable > 0)
+	if (!first || old == 0 || usable > 0 || b->settings->signature_algorithms)
 		return;
 	snprintf(keys, sizeof(keys), "%s%s%s", tls_key_type(X509_get0_pubkey(first)),
 		 second ? " or " : "", second ? tls_key_type(X509_get0_pubkey(second)) : "");
@@ -562,8 +563,8 @@ static void probe_keys(struct tls_build *b, STACK_OF(SSL_CIPHER) * suites)
 			keys);
 	else
 		SAY_WARNING(b, cipher_list,
-			    "none of its suites for TLS 1.2 goes with a key of type %s, as the "
-			    "certificate has it: only TLS 1.3 works",
+			    "none of its suites below TLS 1.3 goes with a key of type %s, as the "
+			    "certificate has it",
 			    keys);
 }
 

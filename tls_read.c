@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_read.h"
 
-#include "tls_compat.h"
 #include "tls_event.h"
 #include "tls_flow.h"
 #include "tls_log.h"
+#include "tls_rare.h"
 #include "tls_shortage.h"
 #include "tls_watch.h"
 
+#include "core/cfg_core.h"
+#include "core/dst_blocklist.h"
 #include "core/tcp_read.h"
+#include "core/tcp_stats.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -138,7 +142,7 @@ static void read_fast(struct reading *r)
 			return;
 		r->used += event.consumed;
 		if (event.data_len > 0)
-			tls_conn_count_text(false, event.data_len, 1);
+			tls_conn_count_clear(false, event.data_len, 1);
 		if (event.data_len > 0 && deliver(r, event.data, event.data_len) != 0) {
 			read_starve(r);
 			return;
@@ -202,7 +206,7 @@ static void take_answer(struct reading *r, struct tls_engine_slot *slot)
 		tls_flow_establish(conn, answer->state == TLS_SESSION_FAST ? TLS_CONN_FAST
 									   : TLS_CONN_HELD);
 	if (answer->clear_len > 0)
-		tls_conn_count_text(false, answer->clear_len, answer->clear_records);
+		tls_conn_count_clear(false, answer->clear_len, answer->clear_records);
 	if (answer->clear_len > 0 && deliver(r, slot->clear, answer->clear_len) != 0) {
 		read_starve(r);
 		return;
@@ -379,19 +383,36 @@ static size_t bytes_wanted(const struct reading *r)
 	return want < sizeof(input) - r->len ? want : sizeof(input) - r->len;
 }
 
-/*
- * As tcp_read_data(), but by recv(), whose way through the kernel is shorter than read()'s by a
- * quarter. The host's function judges what is not plain data: an end or an error, of which the host
- * has seen a sign before (RD_CONN_FORCE_EOF), or where there is nothing to receive.
- */
+/* What tcp_read_data() does about an error, which recv() has taken from the socket. */
+static TLS_RARE int receive_fail(struct tcp_connection *c, int error)
+{
+	if (error == ECONNRESET) {
+		TCP_STATS_CON_RESET();
+		c->event = TCP_CLOSED_RESET;
+	} else if (error == ETIMEDOUT) {
+		c->event = TCP_CLOSED_TIMEOUT;
+	}
+#ifdef USE_DST_BLOCKLIST
+	if (error == ECONNRESET || error == ETIMEDOUT)
+		dst_blocklist_su(BLST_ERR_SEND, c->rcv.proto, &c->rcv.src_su, &c->send_flags, NULL);
+#endif
+	tls_log_conn(cfg_get(core, core_cfg, corelog), c->extra_data, "broken", "reason=\"%s\"",
+		     strerror(error));
+	return -1;
+}
+
+/* As tcp_read_data(), but by recv(), whose way through the kernel is shorter than read()'s by a
+ * quarter. The host's function is left the other states, and what is no data. */
 static int read_bytes(struct reading *r, rd_conn_flags_t *flags)
 {
 	struct tcp_connection *c = r->conn->tcp;
 	size_t want = bytes_wanted(r);
 	ssize_t n = 0;
 
-	if (r->len == 0 && c->state == S_CONN_OK && !(*flags & RD_CONN_FORCE_EOF))
-		n = recv(c->fd, input, want, MSG_DONTWAIT);
+	if (c->state == S_CONN_OK && !(*flags & RD_CONN_FORCE_EOF))
+		n = recv(c->fd, input + r->len, want, MSG_DONTWAIT);
+	if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+		return receive_fail(c, errno);
 	if (n <= 0)
 		return tcp_read_data(c->fd, c, (char *)input + r->len, (int)want, flags);
 	if ((size_t)n < want)
@@ -469,8 +490,7 @@ static void set_flags(struct reading *r, rd_conn_flags_t *flags)
 
 static TLS_RARE void late_fail(struct reading *r)
 {
-	if (!r->conn->failed) /* else tls_watch.c was faster */
-		tls_log_failure(r->conn, TLS_CAUSE_timeout, TLS_WATCH_LATE);
+	tls_log_failure(r->conn, TLS_CAUSE_timeout, TLS_WATCH_LATE);
 	read_end(r);
 }
 

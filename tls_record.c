@@ -7,7 +7,7 @@
  */
 #include "tls_record.h"
 
-#include "tls_compat.h"
+#include "tls_rare.h"
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>

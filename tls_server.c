@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_server.h"
 
-#include "tls_compat.h"
 #include "tls_flow.h"
 #include "tls_log.h"
+#include "tls_rare.h"
 #include "tls_shortage.h"
 #include "tls_stats.h"
 #include "tls_watch.h"

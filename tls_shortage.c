@@ -2,6 +2,7 @@
 #include "tls_shortage.h"
 
 #include "tls_log.h"
+#include "tls_rare.h"
 
 #include "core/mem/shm_mem.h"
 #include "core/timer.h"
@@ -30,22 +31,23 @@ static bool is_below(unsigned long limit)
 	return limit > 0 && shm_available() / 1024 < limit;
 }
 
-static void warn_if_below(const char *param, unsigned long limit, const char *refused)
+static void warn_if_below(const char *param, int threshold, unsigned default_kb,
+			  const char *refused)
 {
+	unsigned long limit = limit_kb(threshold, default_kb);
+
 	if (is_below(limit))
-		LM_WARN("tls: %s is %lu KB, but SER has only %lu KB of free shared memory when it "
-			"starts: %s will be refused\n",
-			param, limit, shm_available() / 1024, refused);
+		LM_WARN("tls: %s=%d asks for %lu KB of free shared memory, but SER has only %lu KB "
+			"when it starts: %s will be refused\n",
+			param, threshold, limit, shm_available() / 1024, refused);
 }
 
 void tls_shortage_start(unsigned number)
 {
 	processes = number;
-	warn_if_below("low_mem_threshold1",
-		      limit_kb(cfg_get(tls, tls_cfg, low_mem_threshold1), LOW_MEM_KB_1),
+	warn_if_below("low_mem_threshold1", cfg_get(tls, tls_cfg, low_mem_threshold1), LOW_MEM_KB_1,
 		      "every connection");
-	warn_if_below("low_mem_threshold2",
-		      limit_kb(cfg_get(tls, tls_cfg, low_mem_threshold2), LOW_MEM_KB_2),
+	warn_if_below("low_mem_threshold2", cfg_get(tls, tls_cfg, low_mem_threshold2), LOW_MEM_KB_2,
 		      "every handshake");
 }
 

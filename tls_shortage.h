@@ -7,8 +7,8 @@
 #ifndef TLS_SHORTAGE_H
 #define TLS_SHORTAGE_H
 
-#include "tls_compat.h"
 #include "tls_conn.h"
+#include "tls_rare.h"
 
 /* Makes the counters in shared memory and their timer. From mod_init. Returns 0 or -1. */
 int tls_shortage_init(void);

@@ -8,6 +8,8 @@
  */
 #include "tls_stream.h"
 
+#include "tls_rare.h"
+
 #include <openssl/crypto.h>
 
 #include <stdbool.h>

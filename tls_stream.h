@@ -11,7 +11,7 @@
 #ifndef TLS_STREAM_H
 #define TLS_STREAM_H
 
-#include "tls_compat.h"
+#include "tls_rare.h"
 #include "tls_record.h"
 
 enum tls_stream_flag {

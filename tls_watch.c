@@ -9,6 +9,10 @@
 #include "core/pass_fd.h"
 #include "core/timer.h"
 
+/* Seconds for which the host waits longer for a peer that does not read, so that it is not it that
+ * closes, without a word of why, when this file has to try again. */
+#define HOST_WAITS 10
+
 /* Connections that are closed at one go, with the list's lock free again. */
 #define MAX_LATE 256
 
@@ -52,25 +56,23 @@ static void link_conn(struct tls_conn *conn)
 	list->first = conn;
 }
 
-void tls_watch_list(struct tls_conn *conn)
+/* Late ones come back as they were, with the time since which nothing gets out. */
+static void enlist(struct tls_conn *conn, bool anew)
 {
 	if (is_over)
 		return;
 	lock_get(&list->lock);
 	if (!conn->watch.listed) {
-		conn->watch.queued = 0;
+		if (anew)
+			conn->watch.queued = 0;
 		link_conn(conn);
 	}
 	lock_release(&list->lock);
 }
 
-/* Puts back a connection that is late still. */
-static void watch_again(struct tls_conn *conn)
+void tls_watch_enlist(struct tls_conn *conn)
 {
-	lock_get(&list->lock);
-	if (!conn->watch.listed)
-		link_conn(conn);
-	lock_release(&list->lock);
+	enlist(conn, true);
 }
 
 static void unlink_conn(struct tls_conn *conn)
@@ -115,7 +117,7 @@ static enum late look_at_queue(struct tls_conn *conn)
 	if (conn->tcp->state != S_CONN_CONNECT && lock_try(&conn->tcp->write_lock) == 0) {
 		if (queue->first)
 			queue->wr_timeout = conn->watch.deadline =
-				conn->watch.stalled + limit + S_TO_TICKS(2);
+				conn->watch.stalled + limit + S_TO_TICKS(HOST_WAITS);
 		lock_release(&conn->tcp->write_lock);
 	}
 	return LATE_NOT;
@@ -127,8 +129,11 @@ static enum late look_at(struct tls_conn *conn)
 		return LATE_HANDSHAKE;
 	if (conn->tcp->wbuf_q.first)
 		return look_at_queue(conn);
-	if (conn->state >= TLS_CONN_FAST)
-		unlink_conn(conn);
+	if (conn->state >= TLS_CONN_FAST && lock_try(&conn->tcp->write_lock) == 0) {
+		if (!conn->tcp->wbuf_q.first) /* nobody is about to queue, either */
+			unlink_conn(conn);
+		lock_release(&conn->tcp->write_lock);
+	}
 	return LATE_NOT;
 }
 
@@ -165,16 +170,18 @@ int tls_watch_close(int id)
 	return 0;
 }
 
-/* Logs why a connection is closed. False if it is not to be, for now: its handshake has just been
- * done, or a process works on it. */
+/* Logs why a connection is closed. False if it is not to be, for now: it is not late any more, or a
+ * process works on it. */
 static bool log_late(struct tls_conn *conn, enum late why)
 {
 	bool is_late;
 
 	if (lock_try(&conn->tcp->write_lock) != 0)
 		return false;
-	is_late = why == LATE_SEND || tls_watch_handshake_late(conn);
-	if (why == LATE_SEND)
+	is_late =
+		why == LATE_SEND ? conn->tcp->wbuf_q.first != NULL : tls_watch_handshake_late(conn);
+	conn->timed_out |= is_late;
+	if (is_late && why == LATE_SEND)
 		tls_log_failure(conn, TLS_CAUSE_send, "the peer does not read (send_timeout)");
 	else if (is_late)
 		tls_log_failure(conn, TLS_CAUSE_timeout, TLS_WATCH_LATE);
@@ -190,7 +197,7 @@ static bool close_late(const struct late_conn *late)
 	if (!c)
 		return false;
 	if (!log_late(c->extra_data, late->why)) {
-		watch_again(c->extra_data);
+		enlist(c->extra_data, false);
 		tls_conn_put(c);
 		return false;
 	}

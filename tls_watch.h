@@ -17,15 +17,15 @@ int tls_watch_init(void);
 void tls_watch_end(void);
 void tls_watch_destroy(void);
 
-/* Puts a connection on the list. It stays until its handshake is done and its write queue is empty,
- * or it is removed. */
-void tls_watch_list(struct tls_conn *conn);
-/* The same if it does not seem to be there: a stale answer costs one lock, or one second of
- * watching. */
+/* What tls_watch_add() needs. */
+void tls_watch_enlist(struct tls_conn *conn);
+
+/* Puts a connection on the list, if it is not there. It stays until its handshake is done and its
+ * write queue is empty, or it is removed. With write_lock held, or before others know it. */
 static inline void tls_watch_add(struct tls_conn *conn)
 {
 	if (!conn->watch.listed)
-		tls_watch_list(conn);
+		tls_watch_enlist(conn);
 }
 
 /* Takes it off; to be called before it is freed. */

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from certs import V
-from clients import ALERT, RawTls, TlsClient, record, rst
+from clients import ALERT, RawTls, TcpClient, TlsClient, record, rst
 
 PATHS = {
     "tls13": {},
@@ -198,6 +198,21 @@ def test_close_while_the_reply_is_under_way(ser, context, bystander, way):
         client.sock.sendall(b"".join(client.seal(client.build(uri=client.ser_uri)) for _ in range(5)))
         _leave(client, way)
     _only_bystander_left(ser)
+
+
+@pytest.mark.parametrize("method", ["epoll_lt", "poll", "select"])
+def test_routes_hear_of_a_reset(pool, certs, context, method):
+    """As on TCP, whether the poll method tells of an error (select does not) or reading does."""
+    routes = "\n".join(f'event_route[tcp:{what}] {{ xlog("L_NOTICE", "heard: {what} of $proto\\n"); }}'
+                       for what in ("closed", "reset"))
+    ser = pool.fresh(tls=certs.server_params(cipher_list="ALL:@SECLEVEL=0"), core=f"tcp_poll_method={method}",
+                     modules=("tcpops",), params=(("tcpops", "closed_event", 1),), events=routes).start()
+    for proto, client in (("tcp", TcpClient(ser.tcp_port)), ("tls", TlsClient(ser.tls_port, context))):
+        assert client.ask().status == 200
+        rst(client.sock)
+        ser.wait_log(f"heard: reset of {proto}")
+    assert "heard: closed of tls" not in ser.log()
+    assert int(ser.rpc("stats.fetchn", "tcp:")["tcp.con_reset"]) == 2
 
 
 def test_connect_and_say_nothing(ser, context, bystander):

@@ -25,7 +25,7 @@ def test_threshold_that_leaves_nothing_is_warned_of_at_the_start(pool, certs, nu
     name = f"low_mem_threshold{number}"
     ser = pool.fresh(tls=certs.server_params(**{name: HUGE_KB * 2})).start()
     found = [line for line in ser.log().splitlines() if refused in line]
-    assert len(found) == 1 and f"{name} is {HUGE_KB * 2} KB" in found[0] and "WARNING" in found[0], found
+    assert len(found) == 1 and f"{name}={HUGE_KB * 2} asks for {HUGE_KB * 2} KB" in found[0] and "WARNING" in found[0], found
 
 
 def test_usual_thresholds_are_not_warned_of(pool, certs):
