@@ -76,10 +76,11 @@ static bool has_domain(const struct tls_conn *conn)
 	return conn->await || conn->domain_id != 0;
 }
 
-void tls_log_failed(const struct tls_conn *conn, const char *detail)
+void tls_log_failed(struct tls_conn *conn, const char *detail)
 {
 	char text[TLS_SESSION_TEXT] = "";
 
+	tls_conn_count_failure(conn);
 	tls_text_add(text, sizeof(text), "%s", detail);
 	if (has_domain(conn) && !strstr(detail, " domain=\""))
 		tls_log_facts(conn, -1, -1, text);
@@ -93,7 +94,6 @@ void tls_log_failure(struct tls_conn *conn, enum tls_cause cause, const char *re
 	if (conn->failed)
 		return;
 	conn->cause = (uint8_t)cause;
-	tls_conn_count_failure(conn);
 	tls_text_add(detail, sizeof(detail), "reason=\"%s\"%s", reason,
 		     has_domain(conn) ? "" : ask_engine(conn));
 	tls_log_failed(conn, detail);

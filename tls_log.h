@@ -19,12 +19,12 @@ void tls_log_conn(int level, const struct tls_conn *conn, const char *event, con
  * is chosen; alerts are -1 where there was none. */
 void tls_log_facts(const struct tls_conn *conn, int alert_sent, int alert_received, char *text);
 
-/* Logs that a connection failed: detail is its reason and what else is told, to which the domain
- * and its like are added if they are known and not there. write_lock must be held. */
-TLS_RARE void tls_log_failed(const struct tls_conn *conn, const char *detail);
+/* Counts and logs that a connection failed: detail is its reason and what else is told, to which
+ * the domain and its like are added if they are known and not there. write_lock must be held. */
+TLS_RARE void tls_log_failed(struct tls_conn *conn, const char *detail);
 
-/* Counts and logs that a connection fails for a reason that the engine does not see, once: asks it
- * what it knows of a handshake. write_lock must be held. */
+/* The same for a reason that the engine does not see, once: it is asked what
+ * it knows of a handshake. */
 TLS_RARE void tls_log_failure(struct tls_conn *conn, enum tls_cause cause, const char *reason);
 
 /* Logs the lines of the key log that an answer of the engine holds, and wipes them. */

@@ -48,7 +48,6 @@ static TLS_RARE void read_end(struct reading *r)
 
 static TLS_RARE void read_fail(struct reading *r, const char *detail)
 {
-	tls_conn_count_failure(r->conn);
 	tls_log_failed(r->conn, detail);
 	read_end(r);
 }

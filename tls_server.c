@@ -133,7 +133,6 @@ void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 
 static TLS_RARE int encode_fail(struct tls_conn *conn, const char *detail)
 {
-	tls_conn_count_failure(conn);
 	tls_log_failed(conn, detail);
 	tls_flow_end(conn);
 	return -1;

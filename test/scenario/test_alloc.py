@@ -15,6 +15,7 @@ from clients import Endpoint, TlsClient, UdpClient
 from domains import base, put
 from ser import ASAN, wait_until
 from starving import Heap, fail, failed, settings
+from test_key_exchange import held
 
 QUICK = 0.25  # seconds to wait for an answer that may not come
 HELD = {"high": V.TLSv1_2, "ciphers": "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"}
@@ -47,11 +48,6 @@ def _try_exchange(ser, certs, **more) -> bool:
         return False
 
 
-def _wait_sessions(ser) -> None:
-    """The engine frees a session some moments after its connection is gone."""
-    wait_until(lambda: int(ser.rpc("tls.info")["engine_sessions"]) == 0, 5, "the engine's sessions to end")
-
-
 def _sweep(ser, operation: Callable[[], object], check: Callable[[], None]) -> int:
     """Fails the first allocation of the module during the operation, the second, and so on until there are
     no more. After each the check must pass, and all memory be back. Returns how many there are."""
@@ -67,7 +63,7 @@ def _sweep(ser, operation: Callable[[], object], check: Callable[[], None]) -> i
         check()
         ser.wait_connections(0)
         wait_until(lambda: ser.shm_used() <= before, 5, f"the memory of round {nth} to come back")
-        _wait_sessions(ser)
+        held(ser, 0)
         if not hit:
             ser.assert_healthy()
             return nth - 1
@@ -162,12 +158,12 @@ def _heap_sweep(ser, heap, operation: Callable[[], object], check: Callable[[], 
         if rounds % 10 == 1 or not hit:
             check()
             assert ser.engine_pid() == heap["pid"]
-            _wait_sessions(ser)
+            held(ser, 0)
         if not hit:
             break
         nth += step
     check()
-    _wait_sessions(ser)
+    held(ser, 0)
     grown = heap["live"] - before
     print(f"{nth} allocations, {rounds} rounds, {grown} pieces more")
     assert grown < 200 + rounds // 4, f"{grown} pieces of heap more after {rounds} rounds"
