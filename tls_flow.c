@@ -156,9 +156,7 @@ int tls_flow_seal(struct tls_conn *conn, const void *data, size_t len, size_t *t
 		  const char **reason)
 {
 	struct tls_engine_slot *slot;
-	int limit = cfg_get(tls, tls_cfg, ssl_max_send_fragment);
-	size_t fragment = limit > 0 ? (size_t)limit : TLS_RECORD_MAX_PLAIN;
-	size_t sealed;
+	size_t fragment = tls_flow_fragment(), sealed;
 
 	*taken = 0;
 	if (conn->state == TLS_CONN_FAST) {

@@ -37,6 +37,14 @@ int tls_flow_take(struct tls_conn *conn, struct tls_engine_slot *slot);
 /* Makes the connection, of which that is known, an established one. */
 void tls_flow_establish(struct tls_conn *conn, enum tls_conn_state state);
 
+/* Bytes of clear text that one record takes at most. */
+static inline size_t tls_flow_fragment(void)
+{
+	int limit = cfg_get(tls, tls_cfg, ssl_max_send_fragment);
+
+	return limit > 0 ? (size_t)limit : TLS_RECORD_MAX_PLAIN;
+}
+
 /*
  * Turns clear text into records in tls_output. Returns their bytes with *taken set to the bytes of
  * clear text that are in them, or -1 with a reason.

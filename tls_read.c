@@ -20,6 +20,10 @@
 /* One whole record, and what one read may bring beyond it. */
 #define INPUT_SIZE (TLS_RECORD_MAX + TLS_ENGINE_IN)
 
+/* What a message takes of the host's buffer, as a rule. */
+#define USUAL_MESSAGE 512
+#define CACHE_LINE    64
+
 /* Each reader works on one connection at a time. */
 static uint8_t input[INPUT_SIZE];
 
@@ -511,6 +515,25 @@ static bool cannot_read(struct reading *r)
 	return true;
 }
 
+/*
+ * The connections served since this one's last message have pushed it out of the processor's
+ * caches. To ask for all at once what a message needs, before the socket is read, costs less than
+ * to wait for one line after the other. Without always_inline GCC finds that the function has no
+ * effect and drops its calls.
+ */
+static inline __attribute__((always_inline)) void warm_up(const struct tls_conn *conn,
+							  const struct tcp_req *req)
+{
+	const char *state = (const char *)conn, *end = req->buf + req->b_size;
+
+	for (size_t at = 0; at < sizeof(*conn); at += CACHE_LINE)
+		__builtin_prefetch(state + at, 1);
+	if (end - req->pos > USUAL_MESSAGE)
+		end = req->pos + USUAL_MESSAGE;
+	for (const char *at = req->pos; at < end; at += CACHE_LINE)
+		__builtin_prefetch(at, 1);
+}
+
 /* With write_lock held. Returns the bytes delivered, or -1. */
 static int read_locked(struct tls_conn *conn, rd_conn_flags_t *flags)
 {
@@ -620,6 +643,7 @@ int tls_h_read(struct tcp_connection *c, rd_conn_flags_t *flags)
 		refuse_message(conn);
 		return -1;
 	}
+	warm_up(conn, &c->req);
 	lock_get(&c->write_lock);
 	result = read_locked(conn, flags);
 	lock_release(&c->write_lock);

@@ -15,6 +15,7 @@
 #include "tls_aead.h"
 #include "tls_kdf.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -139,6 +140,16 @@ int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t 
 /* The same for a record of TLS 1.2 that is not protected: one of a handshake, or an alert. */
 int tls_record_peek_clear(const uint8_t *buf, size_t len, struct tls_record_header *h,
 			  uint8_t *alert);
+
+/* True if buf holds exactly one record that may be application data and is not longer than every
+ * version allows. */
+static inline bool tls_record_is_data(const uint8_t *buf, size_t len)
+{
+	return len >= TLS_RECORD_HEADER && len <= TLS_RECORD_HEADER + TLS_RECORD_MAX_CIPHER_1_3 &&
+	       buf[0] == TLS_CONTENT_APPLICATION_DATA && buf[1] == TLS_VERSION_1_2 >> 8 &&
+	       buf[2] == (TLS_VERSION_1_2 & 0xff) &&
+	       ((size_t)buf[3] << 8 | buf[4]) == len - TLS_RECORD_HEADER;
+}
 
 /*
  * Opens, in place, the one whole record of size bytes at rec. On success returns 0, the

@@ -131,6 +131,9 @@ void tls_h_tcpconn_close(struct tcp_connection *c, int fd)
 
 /* ---- the encode hook ---- */
 
+/* What the host calls with next, before anything else, or NULL. */
+static const char *expected_rest;
+
 static TLS_RARE int encode_fail(struct tls_conn *conn, const char *detail)
 {
 	tls_log_failed(conn, detail);
@@ -192,6 +195,15 @@ static TLS_RARE int encode_client_hello(struct tls_conn *conn)
 	return (int)slot->answer.out_len;
 }
 
+/* Records of an established connection are about to be sent. */
+static void note_send(struct tls_conn *conn)
+{
+	tls_watch_add(conn);
+	/* The host has just set the idle time of plain TCP, unless a reader has the connection. */
+	if (conn->tcp->reader_pid == 0)
+		conn->tcp->timeout = get_ticks_raw() + conn->tcp->lifetime;
+}
+
 static int encode_data(struct tls_conn *conn, const char *data, unsigned len, size_t *taken)
 {
 	const char *reason;
@@ -201,10 +213,7 @@ static int encode_data(struct tls_conn *conn, const char *data, unsigned len, si
 	sealed = tls_flow_seal(conn, data, chunk, taken, &reason);
 	if (sealed < 0)
 		return encode_fail(conn, reason);
-	tls_watch_add(conn);
-	/* The host has just set the idle time of plain TCP, unless a reader has the connection. */
-	if (conn->tcp->reader_pid == 0)
-		conn->tcp->timeout = get_ticks_raw() + conn->tcp->lifetime;
+	note_send(conn);
 	return sealed;
 }
 
@@ -221,18 +230,36 @@ static bool send_is_refused(const struct tls_conn *conn, bool is_rest,
 	       tls_shortage_refuses_operation(conn, conn->tcp->wbuf_q.first != NULL);
 }
 
-int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, const char **rest,
-		 unsigned int *rest_len, snd_flags_t *send_flags)
+/*
+ * The way of nearly every message: one record is what becomes of it, and nothing speaks against
+ * sending it. Returns its bytes in tls_output, or 0 when another way has to be gone.
+ */
+static size_t encode_one(struct tls_conn *conn, const char *data, unsigned len)
 {
-	static const char *expected_rest; /* what the host calls with next, before anything else */
-	struct tls_conn *conn = c->extra_data;
+	size_t fragment = tls_flow_fragment(), taken, sealed;
+
+	if (conn->state != TLS_CONN_FAST || conn->event_due || conn->no_send || expected_rest ||
+	    conn->tcp->wbuf_q.first || cfg_get(tls, tls_cfg, low_mem_threshold2) >= 0 ||
+	    len > fragment)
+		return 0;
+	sealed = tls_stream_write(&conn->stream, (const uint8_t *)data, len, &taken, fragment,
+				  tls_output, sizeof(tls_output));
+	if (sealed == 0)
+		return 0;
+	tls_conn_count_clear(true, len, 1);
+	note_send(conn);
+	return sealed;
+}
+
+/* Every other message. Arguments and result are the hook's, but for tls_output. */
+static TLS_RARE int encode_any(struct tls_conn *conn, const char **buf, unsigned *len,
+			       const char **rest, unsigned *rest_len, snd_flags_t *send_flags)
+{
 	bool is_rest = *buf == expected_rest;
 	size_t taken = *len;
 	int result = -1;
 
 	expected_rest = NULL;
-	*rest = NULL;
-	*rest_len = 0;
 	if (!conn || conn->state == TLS_CONN_CLOSED)
 		return -1;
 	if (conn->no_send)
@@ -248,13 +275,26 @@ int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, 
 		if (conn->state == TLS_CONN_NEW && conn->role == TLS_ROLE_CLIENT)
 			result = encode_client_hello(conn);
 	}
-	if (result < 0)
-		return -1;
-	if (taken < *len) {
+	if (result >= 0 && taken < *len) {
 		*rest = expected_rest = *buf + taken;
 		*rest_len = *len - (unsigned)taken;
 		send_flags->f &= ~SND_F_CON_CLOSE; /* the last part's flags will close it */
 	}
+	return result;
+}
+
+int tls_h_encode(struct tcp_connection *c, const char **buf, unsigned int *len, const char **rest,
+		 unsigned int *rest_len, snd_flags_t *send_flags)
+{
+	struct tls_conn *conn = c->extra_data;
+	int result = conn ? (int)encode_one(conn, *buf, *len) : 0;
+
+	*rest = NULL;
+	*rest_len = 0;
+	if (result == 0)
+		result = encode_any(conn, buf, len, rest, rest_len, send_flags);
+	if (result < 0)
+		return -1;
 	*buf = (const char *)tls_output;
 	*len = (unsigned)result;
 	return result;

@@ -99,6 +99,14 @@ static int stream_is_1_3(const struct tls_stream *s)
 	return s->rd.version == TLS_VERSION_1_3;
 }
 
+/* RFC 8446 section 5.5 */
+static int stream_update_is_due(const struct tls_stream *s)
+{
+	uint64_t limit = s->update_after != 0 ? s->update_after : TLS_STREAM_UPDATE_AFTER;
+
+	return stream_is_1_3(s) && s->wr.seq >= limit;
+}
+
 static TLS_RARE void stream_kill(struct tls_stream *s)
 {
 	s->flags |= TLS_STREAM_DEAD | TLS_STREAM_WRITE_CLOSED;
@@ -350,7 +358,7 @@ static int stream_data(struct tls_stream_call *c, uint8_t *p, size_t len)
 	return 1;
 }
 
-static int stream_content(struct tls_stream_call *c, uint8_t type, uint8_t *p, size_t len)
+static TLS_RARE int stream_content(struct tls_stream_call *c, uint8_t type, uint8_t *p, size_t len)
 {
 	/* RFC 8446 section 5.1 */
 	if (c->s->hs_head_len != 0 && type != TLS_CONTENT_HANDSHAKE)
@@ -416,37 +424,62 @@ int tls_stream_open(struct tls_stream_call *c, uint8_t *in, size_t in_len, uint8
 	return rc < 0 ? tls_stream_fail(c, alert, tls_stream_record_error(alert)) : rc;
 }
 
-int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *reply,
-		    struct tls_stream_event *ev, size_t *need)
+/* What tls_stream_read() finds when it is not what it nearly always is. */
+static TLS_RARE int stream_read_any(struct tls_stream_call *c, uint8_t *in, size_t in_len,
+				    size_t *need)
 {
-	struct tls_stream_call c = {s, ev, reply};
 	uint8_t *plain, type;
 	size_t plain_len;
 	int rc;
 
-	if (tls_stream_begin(&c, need) < 0)
+	if (tls_stream_begin(c, need) < 0)
 		return -1;
-	if (s->flags & TLS_STREAM_READ_CLOSED) { /* RFC 8446 section 6.1: ignored */
-		ev->consumed = in_len;
+	if (c->s->flags & TLS_STREAM_READ_CLOSED) { /* RFC 8446 section 6.1: ignored */
+		c->ev->consumed = in_len;
 		return in_len != 0;
 	}
-	rc = tls_stream_open(&c, in, in_len, &plain, &plain_len, &type, need);
-	return rc > 0 ? stream_content(&c, type, plain, plain_len) : rc;
+	rc = tls_stream_open(c, in, in_len, &plain, &plain_len, &type, need);
+	return rc > 0 ? stream_content(c, type, plain, plain_len) : rc;
 }
 
-size_t tls_stream_write(struct tls_stream *s, const uint8_t *in, size_t len, size_t *taken,
-			size_t fragment, uint8_t *out, size_t out_size)
+/* One whole record that may hold data and nothing behind it, on a stream where nothing else is
+ * under way. */
+static bool stream_is_at_data(const struct tls_stream *s, const uint8_t *in, size_t in_len)
+{
+	return (s->flags & ~TLS_STREAM_CLIENT) == 0 && s->hs_head_len == 0 &&
+	       tls_record_is_data(in, in_len);
+}
+
+int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *reply,
+		    struct tls_stream_event *ev, size_t *need)
+{
+	struct tls_stream_call c = {s, ev, reply};
+	uint8_t *plain, type, alert;
+	size_t plain_len;
+
+	if (!stream_is_at_data(s, in, in_len))
+		return stream_read_any(&c, in, in_len, need);
+	*ev = (struct tls_stream_event){.consumed = in_len, .alert_sent = -1, .alert_received = -1};
+	*need = 0;
+	if (tls_record_open(&s->rd, in, in_len, &plain, &plain_len, &type, &alert) != 0)
+		return tls_stream_fail(&c, alert, tls_stream_record_error(alert));
+	if (type == TLS_CONTENT_APPLICATION_DATA)
+		return stream_data(&c, plain, plain_len);
+	return stream_content(&c, type, plain, plain_len);
+}
+
+/* What tls_stream_write() does when it is not what it nearly always is. */
+static TLS_RARE size_t stream_write_any(struct tls_stream *s, const uint8_t *in, size_t len,
+					size_t *taken, size_t fragment, uint8_t *out,
+					size_t out_size)
 {
 	static const size_t update_room = 5 + TLS_RECORD_OVERHEAD;
-	uint64_t limit = s->update_after != 0 ? s->update_after : TLS_STREAM_UPDATE_AFTER;
 	size_t used = 0;
 	size_t n;
 
 	*taken = 0;
-	if (fragment == 0 || fragment > TLS_RECORD_MAX_PLAIN)
-		fragment = TLS_RECORD_MAX_PLAIN;
 	while (*taken < len && !(s->flags & (TLS_STREAM_WRITE_CLOSED | TLS_STREAM_DEAD))) {
-		int update = stream_is_1_3(s) && s->wr.seq >= limit;
+		int update = stream_update_is_due(s);
 		size_t room = out_size - used;
 		size_t overhead = TLS_RECORD_OVERHEAD + (update ? update_room : 0);
 
@@ -471,4 +504,23 @@ size_t tls_stream_write(struct tls_stream *s, const uint8_t *in, size_t len, siz
 		*taken += n;
 	}
 	return *taken != 0 ? used : 0;
+}
+
+size_t tls_stream_write(struct tls_stream *s, const uint8_t *in, size_t len, size_t *taken,
+			size_t fragment, uint8_t *out, size_t out_size)
+{
+	bool is_one_record;
+	size_t used;
+
+	if (fragment == 0 || fragment > TLS_RECORD_MAX_PLAIN)
+		fragment = TLS_RECORD_MAX_PLAIN;
+	is_one_record = (s->flags & ~TLS_STREAM_CLIENT) == 0 && len > 0 && len <= fragment &&
+			len + TLS_RECORD_OVERHEAD <= out_size && !stream_update_is_due(s);
+	if (!is_one_record)
+		return stream_write_any(s, in, len, taken, fragment, out, out_size);
+	used = tls_record_seal(&s->wr, TLS_CONTENT_APPLICATION_DATA, in, len, out);
+	if (used == 0)
+		stream_kill(s);
+	*taken = used > 0 ? len : 0;
+	return used;
 }
