@@ -56,6 +56,56 @@ static void digest_ctx_free(void)
 	}
 }
 
+/* ---- what was expanded last ---- */
+
+#define RECALLED_LABEL 16
+/* Of one handshake of TLS 1.3: two keys, IVs and keys of a Finished, then two keys and IVs. */
+#define RECALLED 12
+
+/* libssl derives keys through tls_provider.c that are needed here, too. */
+struct expanded {
+	uint8_t hash, len, label_len, secret_len; /* len 0: not used */
+	uint8_t label[RECALLED_LABEL], secret[TLS_KDF_MAX_HASH], out[TLS_KDF_MAX_HASH];
+};
+
+/* Owner: the thread. */
+static __thread struct expanded expanded[RECALLED];
+static __thread unsigned next_expanded;
+
+static const uint8_t *recall(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
+			     size_t len)
+{
+	for (unsigned i = 0; i < RECALLED; i++) {
+		const struct expanded *e = &expanded[i];
+
+		if (e->len == len && e->hash == hash && e->label_len == label.len &&
+		    e->secret_len == secret.len && memcmp(e->label, label.data, label.len) == 0 &&
+		    CRYPTO_memcmp(e->secret, secret.data, secret.len) == 0)
+			return e->out;
+	}
+	return NULL;
+}
+
+static void remember(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
+		     const uint8_t *out, size_t len)
+{
+	struct expanded *e = &expanded[next_expanded];
+
+	next_expanded = (next_expanded + 1) % RECALLED;
+	e->hash = hash;
+	e->len = (uint8_t)len;
+	e->label_len = (uint8_t)label.len;
+	e->secret_len = (uint8_t)secret.len;
+	memcpy(e->label, label.data, label.len);
+	memcpy(e->secret, secret.data, secret.len);
+	memcpy(e->out, out, len);
+}
+
+static void expanded_forget(void)
+{
+	OPENSSL_cleanse(expanded, sizeof(expanded));
+}
+
 /* ---- HMAC, in which versions of libcrypto differ ---- */
 
 #if TLS_HAVE_EVP_MAC
@@ -130,6 +180,7 @@ void tls_kdf_forget(void)
 		if (last_keys[i].used)
 			EVP_MAC_init(hmacs[i], zeros, hash_sizes[i], NULL);
 	OPENSSL_cleanse(last_keys, sizeof(last_keys));
+	expanded_forget();
 }
 
 void tls_kdf_thread_end(void)
@@ -140,6 +191,7 @@ void tls_kdf_thread_end(void)
 	}
 	digest_ctx_free();
 	OPENSSL_cleanse(last_keys, sizeof(last_keys));
+	expanded_forget();
 }
 
 #else
@@ -179,6 +231,7 @@ void tls_kdf_forget(void)
 {
 	if (hmac_ctx)
 		HMAC_CTX_reset(hmac_ctx);
+	expanded_forget();
 }
 
 void tls_kdf_thread_end(void)
@@ -186,6 +239,7 @@ void tls_kdf_thread_end(void)
 	HMAC_CTX_free(hmac_ctx);
 	hmac_ctx = NULL;
 	digest_ctx_free();
+	expanded_forget();
 }
 
 #endif
@@ -242,7 +296,7 @@ static size_t write_info(uint8_t *to, struct tls_kdf_bytes label, struct tls_kdf
 	return (size_t)(at - to) + context.len;
 }
 
-int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
+static bool expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
 			 struct tls_kdf_bytes context, uint8_t *out, size_t len)
 {
 	size_t size = tls_kdf_hash_size(hash), done = 0;
@@ -264,7 +318,32 @@ int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_k
 		done += part;
 	}
 	OPENSSL_cleanse(block, sizeof(block));
-	return ok ? 0 : -1;
+	return ok;
+}
+
+/* Nothing but the secret goes into a key, an IV or the key of a Finished: RFC 8446 section 7.3. */
+static bool is_recalled(struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
+			struct tls_kdf_bytes context, size_t len)
+{
+	return context.len == 0 && label.len > 0 && label.len <= RECALLED_LABEL && len > 0 &&
+	       len <= TLS_KDF_MAX_HASH && secret.data && secret.len <= TLS_KDF_MAX_HASH;
+}
+
+int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
+			 struct tls_kdf_bytes context, uint8_t *out, size_t len)
+{
+	bool recalled = is_recalled(secret, label, context, len);
+	const uint8_t *known = recalled ? recall(hash, secret, label, len) : NULL;
+
+	if (known) {
+		memcpy(out, known, len);
+		return 0;
+	}
+	if (!expand_label(hash, secret, label, context, out, len))
+		return -1;
+	if (recalled)
+		remember(hash, secret, label, out, len);
+	return 0;
 }
 
 int tls_kdf_finished(uint8_t hash, const uint8_t *secret, const uint8_t *transcript, uint8_t *out)

@@ -381,6 +381,84 @@ static void test_keys_in_a_row(void **state)
 	}
 }
 
+/* What differs in one of them is something else. */
+struct expansion {
+	uint8_t hash;
+	const char *secret, *label;
+	size_t len;
+};
+
+static const struct expansion expansions[] = {
+	{TLS_PRF_SHA256, HEX_00_2F, "tls13 key", 16},
+	{TLS_PRF_SHA384, HEX_00_2F, "tls13 key", 16},
+	{TLS_PRF_SHA256, MASTER, "tls13 key", 16},
+	{TLS_PRF_SHA256, HANDSHAKE, "tls13 key", 16},
+	{TLS_PRF_SHA256, HEX_00_2F, "tls13 key", 32},
+	{TLS_PRF_SHA256, HEX_00_2F, "tls13 kez", 16},
+	{TLS_PRF_SHA256, HEX_00_2F, "tls13 ke", 16},
+	{TLS_PRF_SHA256, HEX_00_2F, "tls13 iv", 12},
+	{TLS_PRF_SHA256, HEX_00_2F, "tls13 finished", 32},
+	{TLS_PRF_SHA384, HEX_00_2F, "tls13 finished", 48},
+	{TLS_PRF_SHA256, HEX_00_2F, "tls13 finished", 49},
+	{TLS_PRF_SHA256, HEX_00_2F, "a label of 16 by", 16},
+	{TLS_PRF_SHA256, HEX_00_2F, "a label of 17 byt", 16},
+	{TLS_PRF_SHA256, HEX_00_2F, "", 16},
+};
+
+static void expand_one(const struct expansion *e, uint8_t out[64])
+{
+	uint8_t secret[64];
+
+	memset(out, 0xee, 64);
+	assert_int_equal(tls_kdf_expand_label(e->hash, hex(e->secret, secret), text(e->label), NONE,
+					      out, e->len),
+			 0);
+}
+
+/* Whether or not it was derived a moment ago, the same comes out, and nothing more. */
+static void test_what_is_recalled(void **state)
+{
+	uint8_t want[COUNT(expansions)][64], out[64];
+	unsigned seed = 1;
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(expansions); i++) {
+		tls_kdf_forget();
+		expand_one(&expansions[i], want[i]);
+		for (size_t j = 0; j < i; j++)
+			assert_memory_not_equal(want[i], want[j], 12);
+	}
+	for (int turn = 0; turn < 2000; turn++) {
+		size_t i = (size_t)rand_r(&seed) % COUNT(expansions);
+
+		expand_one(&expansions[i], out);
+		assert_memory_equal(out, want[i], sizeof(out));
+	}
+}
+
+/* What was just derived takes no hash; with a context, or after tls_kdf_forget(), it does. */
+static void test_when_it_is_recalled(void **state)
+{
+	uint8_t secret[64], out[64];
+
+	(void)state;
+	tls_kdf_forget();
+	for (size_t i = 0; i < RECALLED; i++)
+		expand_one(&expansions[i], out);
+	finals = 0;
+	expand_one(&expansions[0], out);
+	assert_int_equal(finals, 0);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(tls_kdf_expand_label(TLS_PRF_SHA256, hex(MASTER, secret),
+						      text("tls13 key"), text("context"), out, 16),
+				 0);
+	assert_true(finals >= 2);
+	tls_kdf_forget();
+	finals = 0;
+	expand_one(&expansions[0], out);
+	assert_true(finals >= 1);
+}
+
 /* An empty one is one, but none of what was there before either. */
 static void test_empty_secret(void **state)
 {
@@ -531,11 +609,13 @@ static void test_libcrypto_fails(void **state)
 	for (int function = EXTRACT; function < FUNCTIONS; function++) {
 		int hashes;
 
+		tls_kdf_forget();
 		finals = 0;
 		assert_int_equal(call(function, want), 0);
 		hashes = finals;
 		assert_true(hashes >= results[function].hashes);
 		for (int n = 1; n <= hashes; n++) {
+			tls_kdf_forget(); /* what it knows it need not hash again */
 			final_fails = n;
 			assert_int_equal(call(function, out), -1);
 			assert_int_equal(final_fails, 0);
@@ -553,17 +633,21 @@ static void test_libcrypto_fails(void **state)
 static void test_forget_wipes(void **state)
 {
 	static const struct last_key nothing[HASHES];
+	static const struct expanded none[RECALLED];
 	uint8_t out[100];
 
 	(void)state;
 	for (int function = EXTRACT; function < FUNCTIONS; function++) {
 		assert_int_equal(call(function, out), 0);
 		assert_memory_not_equal(last_keys, nothing, sizeof(last_keys));
+		assert_int_equal(memcmp(expanded, none, sizeof(none)) != 0, function == FINISHED);
 		tls_kdf_forget();
 		assert_memory_equal(last_keys, nothing, sizeof(last_keys));
+		assert_memory_equal(expanded, none, sizeof(none));
 		assert_int_equal(call(function, out), 0);
 		tls_kdf_thread_end();
 		assert_memory_equal(last_keys, nothing, sizeof(last_keys));
+		assert_memory_equal(expanded, none, sizeof(none));
 	}
 }
 
@@ -1919,6 +2003,8 @@ int main(void)
 		cmocka_unit_test(test_unknown_hashes),
 		cmocka_unit_test(test_no_secret_is_not_the_last_one),
 		cmocka_unit_test(test_keys_in_a_row),
+		cmocka_unit_test(test_what_is_recalled),
+		cmocka_unit_test(test_when_it_is_recalled),
 		cmocka_unit_test(test_empty_secret),
 		cmocka_unit_test(test_prf),
 		cmocka_unit_test(test_hash),
