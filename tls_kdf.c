@@ -59,10 +59,10 @@ static void digest_ctx_free(void)
 /* ---- what was expanded last ---- */
 
 #define RECALLED_LABEL 16
-/* Of one handshake of TLS 1.3: two keys, IVs and keys of a Finished, then two keys and IVs. */
+/* One handshake of TLS 1.3 has 11: both sides' keys, IVs and keys of a Finished, both sides' keys
+ * and IVs of application traffic, the key of a binder. */
 #define RECALLED 12
 
-/* libssl derives keys through tls_provider.c that are needed here, too. */
 struct expanded {
 	uint8_t hash, len, label_len, secret_len; /* len 0: not used */
 	uint8_t label[RECALLED_LABEL], secret[TLS_KDF_MAX_HASH], out[TLS_KDF_MAX_HASH];
@@ -321,9 +321,10 @@ static bool expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_k
 	return ok;
 }
 
-/* Nothing but the secret goes into a key, an IV or the key of a Finished: RFC 8446 section 7.3. */
-static bool is_recalled(struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
-			struct tls_kdf_bytes context, size_t len)
+/* Nothing but the secret goes into a key, an IV or the key of a Finished: RFC 8446 sections 7.3 and
+ * 4.4.4. */
+static bool can_be_recalled(struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
+			    struct tls_kdf_bytes context, size_t len)
 {
 	return context.len == 0 && label.len > 0 && label.len <= RECALLED_LABEL && len > 0 &&
 	       len <= TLS_KDF_MAX_HASH && secret.data && secret.len <= TLS_KDF_MAX_HASH;
@@ -332,8 +333,8 @@ static bool is_recalled(struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
 int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
 			 struct tls_kdf_bytes context, uint8_t *out, size_t len)
 {
-	bool recalled = is_recalled(secret, label, context, len);
-	const uint8_t *known = recalled ? recall(hash, secret, label, len) : NULL;
+	bool may_recall = can_be_recalled(secret, label, context, len);
+	const uint8_t *known = may_recall ? recall(hash, secret, label, len) : NULL;
 
 	if (known) {
 		memcpy(out, known, len);
@@ -341,7 +342,7 @@ int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_k
 	}
 	if (!expand_label(hash, secret, label, context, out, len))
 		return -1;
-	if (recalled)
+	if (may_recall)
 		remember(hash, secret, label, out, len);
 	return 0;
 }

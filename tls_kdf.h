@@ -39,7 +39,10 @@ int tls_kdf_hash(uint8_t hash, const struct tls_kdf_bytes *pieces, size_t count,
 
 /*
  * HKDF-Expand-Label. label is the whole one, "tls13 " included, of 255 bytes at most, as context
- * is. Returns 0, or -1: libcrypto fails, or something is too long.
+ * is; out overlaps nothing. Returns 0, or -1: libcrypto fails, or something is too long.
+ *
+ * The thread keeps what it derived last without a context, and the secrets: keys, IVs and the keys
+ * of a Finished. libssl derives them through tls_provider.c, and then they are needed here, too.
  */
 int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
 			 struct tls_kdf_bytes context, uint8_t *out, size_t len);
@@ -55,8 +58,8 @@ int tls_kdf_finished(uint8_t hash, const uint8_t *secret, const uint8_t *transcr
 int tls_kdf_prf(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes seed, uint8_t *out,
 		size_t len);
 
-/* Overwrites the keys that were used last with each hash, which the calling thread keeps until
- * then. */
+/* Overwrites the keys that were used last with each hash, and what was derived last, which the
+ * calling thread keeps until then. */
 void tls_kdf_forget(void);
 
 /* Frees what the calling thread keeps. For a thread that ends before its process does. */

@@ -515,23 +515,28 @@ static bool cannot_read(struct reading *r)
 	return true;
 }
 
+/* Without always_inline GCC finds that this has no effect and drops its calls. */
+static inline __attribute__((always_inline)) void ask_for(const void *memory, size_t len)
+{
+	const char *bytes = memory;
+
+	for (size_t at = 0; at < len; at += CACHE_LINE)
+		__builtin_prefetch(bytes + at, 1);
+	__builtin_prefetch(bytes + len - 1, 1);
+}
+
 /*
  * The connections served since this one's last message have pushed it out of the processor's
  * caches. To ask for all at once what a message needs, before the socket is read, costs less than
- * to wait for one line after the other. Without always_inline GCC finds that the function has no
- * effect and drops its calls.
+ * to wait for one line after the other.
  */
 static inline __attribute__((always_inline)) void warm_up(const struct tls_conn *conn,
 							  const struct tcp_req *req)
 {
-	const char *state = (const char *)conn, *end = req->buf + req->b_size;
+	size_t free = req->b_size - (size_t)(req->pos - req->buf);
 
-	for (size_t at = 0; at < sizeof(*conn); at += CACHE_LINE)
-		__builtin_prefetch(state + at, 1);
-	if (end - req->pos > USUAL_MESSAGE)
-		end = req->pos + USUAL_MESSAGE;
-	for (const char *at = req->pos; at < end; at += CACHE_LINE)
-		__builtin_prefetch(at, 1);
+	ask_for(conn, sizeof(*conn));
+	ask_for(req->pos, free < USUAL_MESSAGE ? free : USUAL_MESSAGE);
 }
 
 /* With write_lock held. Returns the bytes delivered, or -1. */

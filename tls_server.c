@@ -239,8 +239,7 @@ static size_t encode_one(struct tls_conn *conn, const char *data, unsigned len)
 	size_t fragment = tls_flow_fragment(), taken, sealed;
 
 	if (conn->state != TLS_CONN_FAST || conn->event_due || conn->no_send || expected_rest ||
-	    conn->tcp->wbuf_q.first || cfg_get(tls, tls_cfg, low_mem_threshold2) >= 0 ||
-	    len > fragment)
+	    conn->tcp->wbuf_q.first || !tls_shortage_is_for_memory() || len > fragment)
 		return 0;
 	sealed = tls_stream_write(&conn->stream, (const uint8_t *)data, len, &taken, fragment,
 				  tls_output, sizeof(tls_output));

@@ -106,7 +106,8 @@ bool tls_shortage_refuses_operation(const struct tls_conn *conn, bool takes_memo
 	int threshold = cfg_get(tls, tls_cfg, low_mem_threshold2);
 	unsigned long limit = limit_kb(threshold, LOW_MEM_KB_2);
 
-	if ((threshold < 0 && !takes_memory) || !operations_are_below(threshold, limit))
+	if ((!takes_memory && tls_shortage_is_for_memory()) ||
+	    !operations_are_below(threshold, limit))
 		return false;
 	atomic_fetch_add(&untold->operations, 1);
 	tell(conn, "shared memory is low (low_mem_threshold2)", limit);

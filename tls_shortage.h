@@ -21,6 +21,13 @@ void tls_shortage_start(unsigned processes);
 /* True when a new connection must not be made. The refusal is counted and told. */
 bool tls_shortage_refuses_connection(const struct tls_conn *conn);
 
+/* True if an operation that takes no shared memory is never refused: the operator has not set the
+ * threshold, or to 0. */
+static inline bool tls_shortage_is_for_memory(void)
+{
+	return cfg_get(tls, tls_cfg, low_mem_threshold2) <= 0;
+}
+
 /*
  * True when an operation on a connection must not be begun. One that takes no shared memory is
  * refused only where the operator has set the threshold. Counted and told.
