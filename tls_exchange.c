@@ -16,24 +16,14 @@
 
 #define MAX_LABEL 22 /* "extended master secret" */
 
-#define CIPHER_BLOCK 16
-#define TICKET_MAC   32
-/* A message's header, lifetime and length of the ticket, its key's name and iv. */
-#define TICKET_HEAD (TLS_MESSAGE_HEADER + 4 + 2 + 16 + 16)
-
-#define TICKET_MAX (TICKET_HEAD + TLS_EXCHANGE_SESSION + CIPHER_BLOCK + TICKET_MAC)
+#define TICKET_MAC 32
+/* A message's header, lifetime and length of the ticket, then that. */
+#define TICKET_MAX (TLS_MESSAGE_HEADER + 4 + 2 + TLS_EXCHANGE_SESSION + TLS_EXCHANGE_TICKET_EXTRA)
 
 _Static_assert(TICKET_MAX + 2 * TLS_RECORD_HEADER + 1 + TLS_EXCHANGE_FINISHED +
 			       TLS_RECORD_OVERHEAD <=
 		       TLS_EXCHANGE_END_MAX,
 	       "room for what is sent last");
-
-static uint8_t *put(uint8_t *to, uint32_t n, int bytes)
-{
-	for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8)
-		*to++ = (uint8_t)(n >> shift);
-	return to;
-}
 
 /* ---- X25519 ---- */
 
@@ -236,46 +226,54 @@ int tls_exchange_keys(struct tls_exchange *x, const uint8_t *messages, const uin
 
 /* ---- what the server sends last ---- */
 
-/* Encrypts a session with its master secret in it. Returns the bytes, or 0. */
-static size_t seal_session(const struct tls_exchange *x, const uint8_t *session, uint8_t *out)
+/* Encrypts a session. Returns the bytes, or 0. */
+static size_t seal_session(const struct tls_exchange_ticket *t, const uint8_t *session, size_t len,
+			   uint8_t *out)
 {
-	const struct tls_exchange_ticket *t = &x->ticket;
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-	uint8_t text[TLS_EXCHANGE_SESSION];
-	int len = 0, rest = 0;
-	bool ok =
-		ctx && EVP_EncryptInit_ex(ctx, EVP_aes_256_cbc(), NULL, t->cipher_key, t->iv) == 1;
+	int most = 0, rest = 0;
+	bool ok = ctx &&
+		  EVP_EncryptInit_ex(ctx, EVP_aes_256_cbc(), NULL, t->cipher_key, t->iv) == 1 &&
+		  EVP_EncryptUpdate(ctx, out, &most, session, (int)len) == 1 &&
+		  EVP_EncryptFinal_ex(ctx, out + most, &rest) == 1;
 
-	memcpy(text, session, t->session_len);
-	memcpy(text + t->master_at, x->master, sizeof(x->master));
-	ok = ok && EVP_EncryptUpdate(ctx, out, &len, text, t->session_len) == 1 &&
-	     EVP_EncryptFinal_ex(ctx, out + len, &rest) == 1;
-	OPENSSL_cleanse(text, sizeof(text));
 	EVP_CIPHER_CTX_free(ctx);
-	return ok ? (size_t)(len + rest) : 0;
+	return ok ? (size_t)(most + rest) : 0;
+}
+
+size_t tls_exchange_seal_ticket(const struct tls_exchange_ticket *t, const uint8_t *session,
+				size_t len, uint8_t *out)
+{
+	size_t head = sizeof(t->name) + sizeof(t->iv);
+	size_t sealed = seal_session(t, session, len, out + head);
+	struct tls_kdf_bytes key = {t->mac_key, sizeof(t->mac_key)}, text = {out, head + sealed};
+
+	memcpy(out, t->name, sizeof(t->name));
+	memcpy(out + sizeof(t->name), t->iv, sizeof(t->iv));
+	if (sealed == 0 || tls_kdf_hmac(TLS_PRF_SHA256, key, text, out + text.len) != 0)
+		return 0;
+	return text.len + TICKET_MAC;
 }
 
 /* Writes a NewSessionTicket message (RFC 5077 sections 3.3 and 4). Returns its bytes, or 0. */
 static size_t write_ticket(const struct tls_exchange *x, const uint8_t *session, uint8_t *out)
 {
+	static const size_t head = TLS_MESSAGE_HEADER + 4 + 2;
 	const struct tls_exchange_ticket *t = &x->ticket;
-	uint8_t *ticket = out + TLS_MESSAGE_HEADER + 4 + 2, *sealed = out + TICKET_HEAD;
-	size_t len = seal_session(x, session, sealed), size;
+	uint8_t text[TLS_EXCHANGE_SESSION];
+	size_t len;
 
+	memcpy(text, session, t->session_len);
+	memcpy(text + t->master_at, x->master, sizeof(x->master));
+	len = tls_exchange_seal_ticket(t, text, t->session_len, out + head);
+	OPENSSL_cleanse(text, sizeof(text));
 	if (len == 0)
 		return 0;
-	memcpy(ticket, t->name, sizeof(t->name));
-	memcpy(ticket + sizeof(t->name), t->iv, sizeof(t->iv));
-	len += sizeof(t->name) + sizeof(t->iv);
-	if (tls_kdf_hmac(TLS_PRF_SHA256, (struct tls_kdf_bytes){t->mac_key, sizeof(t->mac_key)},
-			 (struct tls_kdf_bytes){ticket, len}, ticket + len) != 0)
-		return 0;
-	len += TICKET_MAC;
-	size = 4 + 2 + len;
-	put(put(put(put(out, TLS_MESSAGE_NEW_SESSION_TICKET, 1), (uint32_t)size, 3), t->lifetime,
-		4),
-	    (uint32_t)len, 2);
-	return TLS_MESSAGE_HEADER + size;
+	tls_put(tls_put(tls_put(tls_put(out, TLS_MESSAGE_NEW_SESSION_TICKET, 1),
+				(uint32_t)(4 + 2 + len), 3),
+			t->lifetime, 4),
+		(uint32_t)len, 2);
+	return head + len;
 }
 
 size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
@@ -294,7 +292,7 @@ size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
 	ok = ok && tls_kdf_hash(x->hash, pieces, 4, digest) == 0 &&
 	     derive_finished(x->hash, x->master, "server finished", digest,
 			     own + TLS_MESSAGE_HEADER);
-	put(put(own, TLS_MESSAGE_FINISHED, 1), TLS_EXCHANGE_VERIFY, 3);
+	tls_put(tls_put(own, TLS_MESSAGE_FINISHED, 1), TLS_EXCHANGE_VERIFY, 3);
 	if (ticket_len > 0)
 		len = tls_record_put(TLS_CONTENT_HANDSHAKE, ticket, ticket_len, out);
 	len += tls_record_put(TLS_CONTENT_CHANGE_CIPHER_SPEC, change, sizeof(change), out + len);

@@ -38,6 +38,9 @@ struct tls_exchange_ticket {
 	uint16_t master_at;   /* where in it the master secret belongs */
 };
 
+/* Bytes of a ticket beside its session: name, iv, padding of the cipher, MAC. */
+#define TLS_EXCHANGE_TICKET_EXTRA (16 + 16 + 16 + 32)
+
 /* Owner: who waits for the client. Holds secrets. */
 struct tls_exchange {
 	uint8_t aead, hash; /* enum tls_aead; enum tls_prf_hash of the PRF */
@@ -81,6 +84,11 @@ int tls_exchange_keys(struct tls_exchange *x, const uint8_t *messages, const uin
  */
 size_t tls_exchange_end(const struct tls_exchange *x, const uint8_t *messages,
 			const uint8_t *finished, struct tls_record_keys *keys, uint8_t *out);
+
+/* Writes a ticket of a session of len bytes, not what lies around it in its message, into out, of
+ * len and TLS_EXCHANGE_TICKET_EXTRA bytes. Returns the bytes, or 0 when libcrypto fails. */
+size_t tls_exchange_seal_ticket(const struct tls_exchange_ticket *t, const uint8_t *session,
+				size_t len, uint8_t *out);
 
 /* Like tls_record_thread_end(), which it calls. */
 void tls_exchange_thread_end(void);

@@ -188,24 +188,29 @@ static void note_transcript(struct tls_kdf_bytes transcript)
 	watched->transcript_len = transcript.len;
 }
 
+static bool is_label(struct tls_kdf_bytes label, const char *text)
+{
+	return label.len == strlen(text) && memcmp(label.data, text, label.len) == 0;
+}
+
 static void note(struct tls_kdf_bytes label, struct tls_kdf_bytes transcript, const uint8_t *secret,
 		 size_t len)
 {
-	static const char client[] = "c ap traffic", server[] = "s ap traffic",
-			  client_handshake[] = "c hs traffic";
-
-	if (!watched || label.len != sizeof(client) - 1 || len > TLS_KDF_MAX_HASH)
+	if (!watched || len > TLS_KDF_MAX_HASH)
 		return;
-	if (memcmp(label.data, client, label.len) == 0) {
+	if (is_label(label, "c ap traffic")) {
 		memcpy(watched->client, secret, len);
 		watched->len = len;
-	} else if (memcmp(label.data, server, label.len) == 0) {
+	} else if (is_label(label, "s ap traffic")) {
 		memcpy(watched->server, secret, len);
 		watched->len = len;
 		note_transcript(transcript);
-	} else if (memcmp(label.data, client_handshake, label.len) == 0) {
+	} else if (is_label(label, "c hs traffic")) {
 		memcpy(watched->client_handshake, secret, len);
 		watched->handshake_len = len;
+	} else if (is_label(label, "res master")) {
+		memcpy(watched->resumption, secret, len);
+		watched->resumption_len = len;
 	}
 }
 

@@ -27,6 +27,9 @@ struct tls_provider_secrets {
 	 * Finished: known to this provider only. */
 	uint8_t client_handshake[TLS_KDF_MAX_HASH], transcript[TLS_KDF_MAX_HASH];
 	size_t handshake_len, transcript_len;
+	/* What tickets are derived from, likewise: resumption_master_secret. */
+	uint8_t resumption[TLS_KDF_MAX_HASH];
+	size_t resumption_len;
 };
 
 /*

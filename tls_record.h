@@ -168,6 +168,14 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
 size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *in, size_t len,
 		       uint8_t *out);
 
+/* Writes a number of so many bytes, the first one first. Returns where it ends. */
+static inline uint8_t *tls_put(uint8_t *to, uint32_t n, int bytes)
+{
+	for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8)
+		*to++ = (uint8_t)(n >> shift);
+	return to;
+}
+
 /* Writes such a record. Returns its bytes, len and TLS_RECORD_HEADER. */
 size_t tls_record_put(uint8_t type, const uint8_t *in, size_t len, uint8_t *out);
 

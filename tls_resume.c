@@ -5,6 +5,7 @@
 #include "tls_compat.h"
 
 #include <openssl/err.h>
+#include <openssl/rand.h>
 
 #include <stdint.h>
 #include <string.h>
@@ -142,4 +143,73 @@ bool tls_resume_template(SSL *ssl, struct tls_exchange_ticket *t, uint8_t *out, 
 	t->session_len = (uint16_t)len;
 	t->master_at = (uint16_t)(at - out);
 	return true;
+}
+
+bool tls_resume_sends_ticket(const SSL *ssl)
+{
+	return SSL_get_num_tickets(ssl) == 1 && !SSL_session_reused(ssl) &&
+	       !(SSL_get_options(ssl) & SSL_OP_NO_TICKET);
+}
+
+/* Makes the session of ssl what a ticket holds. */
+static bool fill_session(SSL *ssl, uint8_t hash, const uint8_t *secret, struct tls_kdf_bytes nonce)
+{
+	static const char label[] = "tls13 resumption";
+	struct tls_kdf_bytes from = {secret, tls_kdf_hash_size(hash)};
+	SSL_SESSION *session = SSL_get_session(ssl);
+	uint8_t psk[TLS_KDF_MAX_HASH];
+	const unsigned char *protocol;
+	unsigned protocol_len;
+	bool ok = tls_kdf_expand_label(hash, from, (struct tls_kdf_bytes){label, sizeof(label) - 1},
+				       nonce, psk, from.len) == 0 &&
+		  SSL_SESSION_set1_master_key(session, psk, from.len) == 1;
+
+	OPENSSL_cleanse(psk, sizeof(psk));
+	SSL_get0_alpn_selected(ssl, &protocol, &protocol_len);
+	return ok && SSL_SESSION_set1_alpn_selected(session, protocol, protocol_len) == 1 &&
+	       on_ticket_made(ssl, NULL) == 1;
+}
+
+/* Seals the session. Returns the ticket's bytes, or 0. */
+static size_t seal_session(SSL *ssl, uint8_t *out)
+{
+	struct tls_exchange_ticket ticket;
+	uint8_t text[TLS_EXCHANGE_SESSION], *to = text;
+	SSL_SESSION *session = SSL_get_session(ssl);
+	int len = i2d_SSL_SESSION(session, NULL);
+	size_t sealed = 0;
+
+	if (len <= 0 || (size_t)len > sizeof(text) || i2d_SSL_SESSION(session, &to) != len)
+		return 0;
+	if (tls_ticket_make(SSL_get_ex_data(ssl, keys_index), now(), &ticket))
+		sealed = tls_exchange_seal_ticket(&ticket, text, (size_t)len, out);
+	OPENSSL_cleanse(&ticket, sizeof(ticket));
+	OPENSSL_cleanse(text, sizeof(text));
+	return sealed;
+}
+
+size_t tls_resume_ticket(SSL *ssl, uint8_t hash, const uint8_t *secret, uint8_t *out)
+{
+	/* One nonce for each ticket of a connection, and there is only one. */
+	static const uint8_t nonce[] = {0};
+	uint8_t *to = out + TLS_MESSAGE_HEADER, *age_add = to + 4, *len_at;
+	size_t sealed;
+
+	if (RAND_bytes(age_add, 4) != 1 ||
+	    !fill_session(ssl, hash, secret, (struct tls_kdf_bytes){nonce, sizeof(nonce)}))
+		return 0;
+	tls_put(to, (uint32_t)SSL_SESSION_get_timeout(SSL_get_session(ssl)), 4);
+	to = age_add + 4;
+	*to++ = sizeof(nonce);
+	memcpy(to, nonce, sizeof(nonce));
+	len_at = to + sizeof(nonce);
+	sealed = seal_session(ssl, len_at + 2);
+	if (sealed == 0)
+		return 0;
+	tls_put(len_at, (uint32_t)sealed, 2);
+	to = len_at + 2 + sealed;
+	to = tls_put(to, 0, 2); /* no extensions */
+	tls_put(tls_put(out, TLS_MESSAGE_NEW_SESSION_TICKET, 1),
+		(uint32_t)(to - out - TLS_MESSAGE_HEADER), 3);
+	return (size_t)(to - out);
 }

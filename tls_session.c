@@ -592,6 +592,26 @@ static void pass_on(struct tls_session *s, struct tls_session_io *io)
 	*io->offer = s->offer;
 }
 
+/* Seals a ticket behind what goes out, with the keys of the stream. Returns false if the stream is
+ * spoiled; without a ticket a client can live. */
+static bool add_ticket(struct tls_session *s, struct tls_session_io *io)
+{
+	const struct tls_provider_secrets *secrets = &s->traffic.secrets;
+	struct tls_record_keys *keys = &io->stream->wr;
+	uint8_t message[TLS_RESUME_TICKET];
+	size_t len = 0, sealed;
+
+	if (secrets->resumption_len == tls_kdf_hash_size(keys->hash))
+		len = tls_resume_ticket(s->ssl, keys->hash, secrets->resumption, message);
+	ERR_clear_error();
+	if (len == 0 || len + TLS_RECORD_OVERHEAD > io->out_size - io->out_len)
+		return true;
+	sealed = tls_record_seal(keys, TLS_CONTENT_HANDSHAKE, message, len, io->out + io->out_len);
+	tls_aead_forget();
+	io->out_len += sealed;
+	return sealed > 0;
+}
+
 /*
  * Ends the handshake before the client does (RFC 8446 section 4.6.1): the SSL object is given what
  * the client has to send, so that one request to the engine does, and nothing of the handshake
@@ -602,6 +622,7 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 {
 	uint8_t record[TLS_AWAIT_RECORD];
 	size_t len = tls_traffic_foretell(&s->traffic, s->ssl, io->await, record);
+	bool sends_ticket = tls_resume_sends_ticket(s->ssl);
 	int result;
 
 	if (len == 0)
@@ -610,6 +631,8 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 	io->flight_len = io->out_len;
 	if (BIO_write(s->in, record, (int)len) != (int)len)
 		return session_starve(io);
+	if (sends_ticket)
+		SSL_set_num_tickets(s->ssl, 0);
 	result = SSL_do_handshake(s->ssl);
 	if (result != 1) {
 		/* Without memory its alert is internal_error. */
@@ -620,7 +643,8 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 	}
 	s->done = true;
 	pass_on(s, io);
-	if (io->more || !tls_traffic_stream(&s->traffic, s->ssl, io->stream))
+	if (io->more || !tls_traffic_stream(&s->traffic, s->ssl, io->stream) ||
+	    (sends_ticket && !add_ticket(s, io)))
 		return session_starve(io);
 	tls_await_begin(io->stream, io->await);
 	return TLS_SESSION_FORETOLD;

@@ -374,6 +374,11 @@ static bool new_ticket(struct tls_ticket_keys *keys, int64_t now, uint8_t mark,
 	return ok;
 }
 
+bool tls_ticket_make(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t)
+{
+	return new_ticket(keys, now, 0, t);
+}
+
 bool tls_ticket_share(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t)
 {
 	return new_ticket(keys, now, SHARED, t);

@@ -66,8 +66,10 @@ void tls_ticket_keys_unref(struct tls_ticket_keys *keys); /* NULL is fine */
 int tls_ticket_seal(struct tls_ticket_keys *keys, int64_t now, uint8_t *name, uint8_t *iv,
 		    EVP_CIPHER_CTX *cipher, tls_ticket_mac *mac);
 
-/* The same for a shared ticket: fills in name, iv and keys. Returns false, with t to be wiped, on
- * failure. */
+/* The same for a ticket that OpenSSL does not seal: fills in name, iv and keys. Returns false, with
+ * t to be wiped, on failure. */
+bool tls_ticket_make(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t);
+/* And for a shared one. */
 bool tls_ticket_share(struct tls_ticket_keys *keys, int64_t now, struct tls_exchange_ticket *t);
 
 /* True if the name is one of a shared ticket. */

@@ -7,6 +7,8 @@ differently; each is tried with a client that it lets in and one that it refuses
 from __future__ import annotations
 
 import datetime
+import re
+import struct
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -358,6 +360,40 @@ def test_session_tickets(ser, certs, where, count):
         with TlsClient(ser.tls_port, context, name=where, session=session) as client:
             assert client.ask().status == 200
             assert client.tls.session_reused == (count > 0)
+
+
+def ticket_messages(said: str) -> list[bytes]:
+    """NewSessionTickets as s_client -msg shows them."""
+    found = re.findall(r"NewSessionTicket\n((?:    (?:[0-9a-f]{2} ?)+\n)+)", said)
+    return [bytes.fromhex(text) for text in found]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("suite", ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"])
+def test_what_a_ticket_says(ser, certs, where, suite, count):
+    """RFC 8446 section 4.6.1; one alone is the module's, several are OpenSSL's."""
+    put(ser, certs, where, {"session_tickets": count})
+    tickets = []
+    for _ in range(3):
+        tickets += ticket_messages(s_client(ser, certs, where, "-tls1_3", "-msg", "-ciphersuites", suite))
+    assert len(tickets) == 3 * count
+    for message in tickets:
+        kind, high, length, lifetime, _, nonce_len = struct.unpack_from("!BBHI4sB", message)
+        (ticket_len,) = struct.unpack_from("!H", message, 13 + nonce_len)
+        assert (kind, high, length, lifetime) == (4, 0, len(message) - 4, 7200)
+        assert message[13 + nonce_len + 2 + ticket_len:] == b"\0\0", "no extensions, and nothing after them"
+    assert len({message[8:12] for message in tickets}) == len(tickets), "ticket_age_add is a random number"
+    assert len({message[-100:] for message in tickets}) == len(tickets)
+
+
+def test_the_ticket_of_a_long_session(ser, certs, where, tmp_path):
+    """It holds the protocol that was chosen."""
+    protocol = "p" * 255
+    put(ser, certs, where, {"session_tickets": 1, "alpn": protocol})
+    args = ["-tls1_3", "-alpn", protocol]
+    kept = tmp_path / "session"
+    assert "New, TLSv1.3" in s_client(ser, certs, where, *args, "-sess_out", str(kept))
+    assert "Reused, TLSv1.3" in s_client(ser, certs, where, *args, "-sess_in", str(kept))
 
 
 def test_no_tickets_but_session_ids(pool, certs, where):

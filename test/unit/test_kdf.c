@@ -1545,6 +1545,9 @@ static void test_noted(void **state)
 		derive_label("s ap traffic", size, want.server);
 		memcpy(want.transcript, some, size);
 		want.transcript_len = size;
+		assert_memory_equal(&noted, &want, sizeof(noted));
+		derive_label("res master", size, want.resumption);
+		want.resumption_len = size;
 		tls_provider_watch(NULL);
 		assert_memory_equal(&noted, &want, sizeof(noted));
 		assert_memory_not_equal(want.client, want.server, size);
@@ -1577,7 +1580,7 @@ static void test_not_noted(void **state)
 {
 	static const char *const labels[] = {
 		"derived",      "s hs traffic", "c e traffic",   "traffic upd",  "exp master",
-		"res master",   "c ap traffi",  "s ap traffic ", "C ap traffic", "c ap traffix",
+		"res maste",    "c ap traffi",  "s ap traffic ", "C ap traffic", "c ap traffix",
 		"x ap traffic", "c hs traffi",  "c hs traffic ", "C hs traffic", "c hs traffix",
 		"key",          "finished",
 	};
@@ -1591,6 +1594,7 @@ static void test_not_noted(void **state)
 	derive_in_vain("c hs traffic");
 	derive_in_vain("c ap traffic");
 	derive_in_vain("s ap traffic");
+	derive_in_vain("res master");
 	tls_provider_watch(NULL);
 	assert_memory_equal(&noted, &no_secrets, sizeof(noted));
 }
@@ -1852,7 +1856,32 @@ static void check_secrets(const struct suite *suite, const struct side *ours,
 					    suite->size == 48 ? EVP_sha384() : EVP_sha256(), NULL),
 				 1);
 	}
+	/* That one is in no log. */
+	memcpy(logged.resumption, ours->noted.resumption, sizeof(logged.resumption));
+	logged.resumption_len = suite->size;
 	assert_memory_equal(&ours->noted, &logged, sizeof(logged));
+}
+
+/* RFC 8446 section 4.6.1: what it is for. The client has taken the first ticket, or the second. */
+static void check_resumption(const struct suite *suite, const struct side *ours, SSL *client)
+{
+	uint8_t key[48], want[48], nonce[8] = {0};
+	uint8_t hash = suite->size == 48 ? TLS_PRF_SHA384 : TLS_PRF_SHA256;
+	bool same = false;
+
+	if (suite->size == 0)
+		return;
+	assert_int_equal(SSL_SESSION_get_master_key(SSL_get_session(client), key, sizeof(key)),
+			 suite->size);
+	for (; nonce[7] < 2 && !same; nonce[7]++) {
+		assert_int_equal(
+			tls_kdf_expand_label(hash, bytes(ours->noted.resumption, suite->size),
+					     text("tls13 resumption"), bytes(nonce, sizeof(nonce)),
+					     want, suite->size),
+			0);
+		same = memcmp(key, want, suite->size) == 0;
+	}
+	assert_true(same);
 }
 
 /* RFC 5705, RFC 8446 section 7.5. */
@@ -1904,6 +1933,7 @@ static void connect_twice(const struct suite *suite, int role)
 		assert_int_equal(SSL_session_reused(sides[SERVER].ssl), resumed);
 		check_secrets(suite, &sides[role], &sides[!role]);
 		check_connection(suite, sides);
+		check_resumption(suite, &sides[role], sides[CLIENT].ssl);
 		if (resumed && suite->size > 0)
 			assert_memory_not_equal(&first, &logged, sizeof(first));
 		first = logged;
