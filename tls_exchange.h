@@ -3,7 +3,8 @@
  * What a server does in a TLS 1.2 handshake from the client's key share on,
  * without an SSL object: keys, both Finished messages and the session ticket
  * (RFC 5246 sections 6.3 and 7.4, RFC 7627, RFC 5077 section 3.3). ECDHE with
- * X25519 only (RFC 8422), always with an extended master secret.
+ * X25519 only (RFC 8422), always with an extended master secret. How a ticket is
+ * sealed is the same in TLS 1.3.
  *
  * Plain data, may live in shared memory. Any process; every cryptographic
  * operation is libcrypto's.

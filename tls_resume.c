@@ -158,16 +158,12 @@ static bool fill_session(SSL *ssl, uint8_t hash, const uint8_t *secret, struct t
 	struct tls_kdf_bytes from = {secret, tls_kdf_hash_size(hash)};
 	SSL_SESSION *session = SSL_get_session(ssl);
 	uint8_t psk[TLS_KDF_MAX_HASH];
-	const unsigned char *protocol;
-	unsigned protocol_len;
 	bool ok = tls_kdf_expand_label(hash, from, (struct tls_kdf_bytes){label, sizeof(label) - 1},
 				       nonce, psk, from.len) == 0 &&
 		  SSL_SESSION_set1_master_key(session, psk, from.len) == 1;
 
 	OPENSSL_cleanse(psk, sizeof(psk));
-	SSL_get0_alpn_selected(ssl, &protocol, &protocol_len);
-	return ok && SSL_SESSION_set1_alpn_selected(session, protocol, protocol_len) == 1 &&
-	       on_ticket_made(ssl, NULL) == 1;
+	return ok && on_ticket_made(ssl, NULL) == 1;
 }
 
 /* Seals the session. Returns the ticket's bytes, or 0. */
@@ -179,9 +175,10 @@ static size_t seal_session(SSL *ssl, uint8_t *out)
 	int len = i2d_SSL_SESSION(session, NULL);
 	size_t sealed = 0;
 
-	if (len <= 0 || (size_t)len > sizeof(text) || i2d_SSL_SESSION(session, &to) != len)
+	if (len <= 0 || (size_t)len > sizeof(text))
 		return 0;
-	if (tls_ticket_make(SSL_get_ex_data(ssl, keys_index), now(), &ticket))
+	if (i2d_SSL_SESSION(session, &to) == len &&
+	    tls_ticket_make(SSL_get_ex_data(ssl, keys_index), now(), &ticket))
 		sealed = tls_exchange_seal_ticket(&ticket, text, (size_t)len, out);
 	OPENSSL_cleanse(&ticket, sizeof(ticket));
 	OPENSSL_cleanse(text, sizeof(text));

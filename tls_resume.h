@@ -34,8 +34,9 @@ bool tls_resume_sends_ticket(const SSL *ssl);
  * Writes the NewSessionTicket (RFC 8446 section 4.6.1) of a full handshake of TLS 1.3 that is done,
  * into out, of TLS_RESUME_TICKET bytes. hash is that of the suite, secret its
  * resumption_master_secret; the session of ssl is for nothing else afterwards. OpenSSL does the
- * same, but writes the session twice and reads it once to copy it. Returns the bytes, or 0 on
- * failure, or if there is no room.
+ * same, but writes the session twice and reads it once to copy it. Unlike there, ticket_age_add is
+ * not in the session: who accepts early data needs it there. Returns the bytes, or 0 on failure, or
+ * if there is no room.
  */
 size_t tls_resume_ticket(SSL *ssl, uint8_t hash, const uint8_t *secret, uint8_t *out);
 

@@ -30,6 +30,8 @@
 /* Bytes of a client's certificates that TLS 1.3 tickets are made with. */
 #define MAX_TICKET_CERT 60000
 
+#define PSK_DHE_KE 1 /* RFC 8446 section 4.2.9 */
+
 /* Owner: the engine's table. Used by one thread at a time. */
 struct tls_session {
 	SSL *ssl;
@@ -46,6 +48,7 @@ struct tls_session {
 	struct tls_offer offer;
 	bool no_domain;           /* no section fits what the client asks for */
 	bool mistaken;            /* OpenSSL expects another Finished than was foretold */
+	bool takes_tickets;       /* TLS 1.3: the client says how it would resume a session */
 	bool revoked;             /* a certificate of the peer's chain */
 	char bad_cert[CERT_TEXT]; /* what is wrong with the peer's certificate */
 	struct fixed_c_zlib_meter zlib;
@@ -242,6 +245,16 @@ static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
 	       tls_context_enter(s->ssl, domain->ctx);
 }
 
+/* RFC 8446 section 4.2.9: a server of TLS 1.3 gives no ticket that the client could not use. */
+static bool offers_resumption(SSL *ssl)
+{
+	const unsigned char *modes;
+	size_t len;
+
+	return SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_psk_kex_modes, &modes, &len) == 1 &&
+	       len > 1 && memchr(modes + 1, PSK_DHE_KE, len - 1);
+}
+
 static int on_client_hello(SSL *ssl, int *alert, void *unused)
 {
 	struct tls_session *s = session_of(ssl);
@@ -252,6 +265,7 @@ static int on_client_hello(SSL *ssl, int *alert, void *unused)
 	if (!s || s->offer.versions_len > 0) /* once: HelloRetryRequest brings a second one */
 		return SSL_CLIENT_HELLO_SUCCESS;
 	tls_offer_note(&s->offer, ssl);
+	s->takes_tickets = offers_resumption(ssl);
 	note_server_name(s, ssl);
 	domain = tls_domain_find_server(s->set, &s->local,
 					s->server_name[0] ? s->server_name : NULL, &unknown);
@@ -622,7 +636,8 @@ static enum tls_session_state session_foretell(struct tls_session *s, struct tls
 {
 	uint8_t record[TLS_AWAIT_RECORD];
 	size_t len = tls_traffic_foretell(&s->traffic, s->ssl, io->await, record);
-	bool sends_ticket = tls_resume_sends_ticket(s->ssl);
+	/* What else there may be is left to OpenSSL. */
+	bool sends_ticket = s->takes_tickets && tls_resume_sends_ticket(s->ssl);
 	int result;
 
 	if (len == 0)
@@ -725,8 +740,10 @@ static enum tls_session_state session_leave(struct tls_session *s, struct tls_se
 		state = session_exchange(s, io);
 	else
 		return session_wait(s, io);
-	if (!tls_session_awaits(state))
+	if (!tls_session_awaits(state)) {
 		tls_await_wipe(io->await);
+		tls_stream_wipe(io->stream);
+	}
 	return state;
 }
 

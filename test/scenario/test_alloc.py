@@ -129,16 +129,17 @@ def heap():
     heap.close()
 
 
-def _engine(pool, certs, heap, **more):
+def _engine(pool, certs, heap, settings=None, **more):
     ser = pool.fresh(tls={"config": "tls.cfg", "engine_threads": 1, "engine_timeout": 1000}, readers=1,
-                     files={"tls.cfg": _config(certs)}, params=[("tm", "fr_timer", 300), ("tm", "wt_timer", 100)],
+                     files={"tls.cfg": _config(certs, **(settings or {}))}, params=[("tm", "fr_timer", 300), ("tm", "wt_timer", 100)],
                      env=heap.environment(), **more).start()
     heap.watch(ser.engine_pid())
     return ser
 
 
 def _config(certs, **more) -> str:
-    return base(certs, ca_list=certs.calist, verify_client="optional", cipher_list='"ALL:@SECLEVEL=0"', **more)
+    return base(certs, **{"ca_list": certs.calist, "verify_client": "optional", "cipher_list": '"ALL:@SECLEVEL=0"',
+                          **more})
 
 
 def _heap_sweep(ser, heap, operation: Callable[[], object], check: Callable[[], None], step: int) -> int:
@@ -185,6 +186,30 @@ def test_heap_of_an_accepted_connection(pool, certs, heap, more):
     count = _heap_sweep(ser, heap, lambda: _handshake(ser, certs, **more), lambda: _exchange(ser, certs, **more),
                         41)
     assert count > 100, count
+
+
+def _ticket(ser, certs) -> bool | None:
+    """Whether a client that is not asked for a certificate has got a ticket with its answer; None without one."""
+    try:
+        with TlsClient(ser.tls_port, certs.client_context(), timeout=3) as client:
+            return client.ask(timeout=QUICK).status == 200 and client.tls.session.has_ticket
+    except (OSError, ssl.SSLError):
+        return None
+
+
+def test_heap_of_a_ticket(pool, certs, heap):
+    """What is asked for last is for the ticket, without which there is a connection all the same."""
+    ser = _engine(pool, certs, heap, {"verify_client": "off"})
+    count = _heap_sweep(ser, heap, lambda: _ticket(ser, certs), lambda: _exchange(ser, certs), 41)
+    found = []
+    for nth in range(count - 41 - 60, count + 1):
+        heap.fail(nth)
+        found.append(_ticket(ser, certs))
+        heap.fail(0)
+        _exchange(ser, certs)
+    assert {True, False} <= set(found), found
+    held(ser, 0)
+    ser.assert_healthy()
 
 
 def test_heap_of_an_outgoing_connection(pool, certs, heap):
