@@ -101,11 +101,6 @@ static void remember(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_b
 	memcpy(e->out, out, len);
 }
 
-static void expanded_forget(void)
-{
-	OPENSSL_cleanse(expanded, sizeof(expanded));
-}
-
 /* ---- HMAC, in which versions of libcrypto differ ---- */
 
 #if TLS_HAVE_EVP_MAC
@@ -172,7 +167,7 @@ static bool hmac(enum hash hash, struct tls_kdf_bytes key, const struct tls_kdf_
 	return ok && EVP_MAC_final(ctx, out, &len, TLS_KDF_MAX_HASH) == 1;
 }
 
-void tls_kdf_forget(void)
+static void hmac_forget(void)
 {
 	static const uint8_t zeros[TLS_KDF_MAX_HASH];
 
@@ -180,18 +175,15 @@ void tls_kdf_forget(void)
 		if (last_keys[i].used)
 			EVP_MAC_init(hmacs[i], zeros, hash_sizes[i], NULL);
 	OPENSSL_cleanse(last_keys, sizeof(last_keys));
-	expanded_forget();
 }
 
-void tls_kdf_thread_end(void)
+static void hmac_free(void)
 {
 	for (size_t i = 0; i < HASHES; i++) {
 		EVP_MAC_CTX_free(hmacs[i]);
 		hmacs[i] = NULL;
 	}
-	digest_ctx_free();
 	OPENSSL_cleanse(last_keys, sizeof(last_keys));
-	expanded_forget();
 }
 
 #else
@@ -227,22 +219,34 @@ static bool hmac(enum hash hash, struct tls_kdf_bytes key, const struct tls_kdf_
 	return ok && HMAC_Final(hmac_ctx, out, NULL) == 1;
 }
 
-void tls_kdf_forget(void)
+static void hmac_forget(void)
 {
 	if (hmac_ctx)
 		HMAC_CTX_reset(hmac_ctx);
-	expanded_forget();
+}
+
+static void hmac_free(void)
+{
+	HMAC_CTX_free(hmac_ctx);
+	hmac_ctx = NULL;
+}
+
+#endif
+
+/* ---- what the thread keeps ---- */
+
+void tls_kdf_forget(void)
+{
+	hmac_forget();
+	OPENSSL_cleanse(expanded, sizeof(expanded));
 }
 
 void tls_kdf_thread_end(void)
 {
-	HMAC_CTX_free(hmac_ctx);
-	hmac_ctx = NULL;
+	hmac_free();
 	digest_ctx_free();
-	expanded_forget();
+	OPENSSL_cleanse(expanded, sizeof(expanded));
 }
-
-#endif
 
 /* ---- the functions ---- */
 

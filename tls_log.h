@@ -23,8 +23,8 @@ void tls_log_facts(const struct tls_conn *conn, int alert_sent, int alert_receiv
  * the domain and its like are added if they are known and not there. write_lock must be held. */
 TLS_RARE void tls_log_failed(struct tls_conn *conn, const char *detail);
 
-/* The same for a reason that the engine does not see, once: it is asked what
- * it knows of a handshake. */
+/* The same for a reason that the engine does not see, once: it is asked what it knows of a
+ * handshake. */
 TLS_RARE void tls_log_failure(struct tls_conn *conn, enum tls_cause cause, const char *reason);
 
 /* Logs the lines of the key log that an answer of the engine holds, and wipes them. */

@@ -38,9 +38,14 @@ struct reading {
 	int delivered;  /* bytes of clear text put into the host's buffer */
 };
 
+static size_t room_in(const struct tcp_req *req)
+{
+	return req->b_size - (size_t)(req->pos - req->buf);
+}
+
 static size_t room(const struct reading *r)
 {
-	return r->req->b_size - (size_t)(r->req->pos - r->req->buf);
+	return room_in(r->req);
 }
 
 static TLS_RARE void read_end(struct reading *r)
@@ -533,10 +538,10 @@ static inline __attribute__((always_inline)) void ask_for(const void *memory, si
 static inline __attribute__((always_inline)) void warm_up(const struct tls_conn *conn,
 							  const struct tcp_req *req)
 {
-	size_t free = req->b_size - (size_t)(req->pos - req->buf);
+	size_t len = room_in(req);
 
 	ask_for(conn, sizeof(*conn));
-	ask_for(req->pos, free < USUAL_MESSAGE ? free : USUAL_MESSAGE);
+	ask_for(req->pos, len < USUAL_MESSAGE ? len : USUAL_MESSAGE);
 }
 
 /* With write_lock held. Returns the bytes delivered, or -1. */

@@ -15,7 +15,6 @@
 #include "tls_aead.h"
 #include "tls_kdf.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -121,6 +120,14 @@ int tls_record_keys_update(struct tls_record_keys *k);
 /* Overwrites all of k, in a way that the compiler cannot drop. */
 void tls_record_keys_wipe(struct tls_record_keys *k);
 
+/* Writes a number of so many bytes, the first one first. Returns where it ends. */
+static inline uint8_t *tls_put(uint8_t *to, uint32_t n, int bytes)
+{
+	for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8)
+		*to++ = (uint8_t)(n >> shift);
+	return to;
+}
+
 /* What tls_record_peek() found at the start of a buffer. */
 struct tls_record_header {
 	uint8_t type;
@@ -141,16 +148,6 @@ int tls_record_peek(const struct tls_record_keys *k, const uint8_t *buf, size_t 
 int tls_record_peek_clear(const uint8_t *buf, size_t len, struct tls_record_header *h,
 			  uint8_t *alert);
 
-/* True if buf holds exactly one record that may be application data and is not longer than every
- * version allows. */
-static inline bool tls_record_is_data(const uint8_t *buf, size_t len)
-{
-	return len >= TLS_RECORD_HEADER && len <= TLS_RECORD_HEADER + TLS_RECORD_MAX_CIPHER_1_3 &&
-	       buf[0] == TLS_CONTENT_APPLICATION_DATA && buf[1] == TLS_VERSION_1_2 >> 8 &&
-	       buf[2] == (TLS_VERSION_1_2 & 0xff) &&
-	       ((size_t)buf[3] << 8 | buf[4]) == len - TLS_RECORD_HEADER;
-}
-
 /*
  * Opens, in place, the one whole record of size bytes at rec. On success returns 0, the
  * content is *plain (inside rec) of *plain_len bytes and *type its (inner) type; k->seq has
@@ -167,14 +164,6 @@ int tls_record_open(struct tls_record_keys *k, uint8_t *rec, size_t size, uint8_
  */
 size_t tls_record_seal(struct tls_record_keys *k, uint8_t type, const uint8_t *in, size_t len,
 		       uint8_t *out);
-
-/* Writes a number of so many bytes, the first one first. Returns where it ends. */
-static inline uint8_t *tls_put(uint8_t *to, uint32_t n, int bytes)
-{
-	for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8)
-		*to++ = (uint8_t)(n >> shift);
-	return to;
-}
 
 /* Writes such a record. Returns its bytes, len and TLS_RECORD_HEADER. */
 size_t tls_record_put(uint8_t type, const uint8_t *in, size_t len, uint8_t *out);

@@ -111,11 +111,11 @@ bool tls_resume_attach(SSL *ssl, struct tls_ticket_keys *keys)
 	return SSL_set_ex_data(ssl, keys_index, keys) == 1;
 }
 
-/* Writes the session as OpenSSL does into a ticket, with a master secret that it cannot have.
- * Returns its bytes, or 0. */
-static size_t write_session(SSL_SESSION *session, const uint8_t *blank, uint8_t *out, size_t size)
+/* Writes the session as OpenSSL does into a ticket, with that secret. Returns its bytes, or 0. */
+static size_t write_session(SSL_SESSION *session, const uint8_t *secret, size_t secret_len,
+			    uint8_t *out, size_t size)
 {
-	int len = SSL_SESSION_set1_master_key(session, blank, TLS_MASTER_SECRET) == 1
+	int len = SSL_SESSION_set1_master_key(session, secret, secret_len) == 1
 			  ? i2d_SSL_SESSION(session, NULL)
 			  : 0;
 
@@ -125,6 +125,7 @@ static size_t write_session(SSL_SESSION *session, const uint8_t *blank, uint8_t 
 
 bool tls_resume_template(SSL *ssl, struct tls_exchange_ticket *t, uint8_t *out, size_t size)
 {
+	/* One that no session can have. */
 	static const uint8_t blank[TLS_MASTER_SECRET] =
 		"the master secret will stand in this place here";
 	SSL_SESSION *session = SSL_get_session(ssl);
@@ -134,7 +135,7 @@ bool tls_resume_template(SSL *ssl, struct tls_exchange_ticket *t, uint8_t *out, 
 	if (size > TLS_EXCHANGE_SESSION)
 		size = TLS_EXCHANGE_SESSION;
 	if (on_ticket_made(ssl, NULL) == 1)
-		len = write_session(session, blank, out, size);
+		len = write_session(session, blank, sizeof(blank), out, size);
 	if (len > 0)
 		at = memmem(out, len, blank, sizeof(blank));
 	if (!at || !tls_ticket_share(SSL_get_ex_data(ssl, keys_index), now(), t))
@@ -151,62 +152,56 @@ bool tls_resume_sends_ticket(const SSL *ssl)
 	       !(SSL_get_options(ssl) & SSL_OP_NO_TICKET);
 }
 
-/* Makes the session of ssl what a ticket holds. */
-static bool fill_session(SSL *ssl, uint8_t hash, const uint8_t *secret, struct tls_kdf_bytes nonce)
+/* Writes the session with the key that the client derives from the nonce (RFC 8446 section 4.6.1).
+ * Returns its bytes, or 0. */
+static size_t write_session_1_3(SSL *ssl, uint8_t hash, const uint8_t *secret,
+				struct tls_kdf_bytes nonce, uint8_t out[TLS_EXCHANGE_SESSION])
 {
 	static const char label[] = "tls13 resumption";
 	struct tls_kdf_bytes from = {secret, tls_kdf_hash_size(hash)};
-	SSL_SESSION *session = SSL_get_session(ssl);
 	uint8_t psk[TLS_KDF_MAX_HASH];
-	bool ok = tls_kdf_expand_label(hash, from, (struct tls_kdf_bytes){label, sizeof(label) - 1},
-				       nonce, psk, from.len) == 0 &&
-		  SSL_SESSION_set1_master_key(session, psk, from.len) == 1;
+	size_t len = 0;
 
+	if (on_ticket_made(ssl, NULL) == 1 &&
+	    tls_kdf_expand_label(hash, from, (struct tls_kdf_bytes){label, sizeof(label) - 1},
+				 nonce, psk, from.len) == 0)
+		len = write_session(SSL_get_session(ssl), psk, from.len, out, TLS_EXCHANGE_SESSION);
 	OPENSSL_cleanse(psk, sizeof(psk));
-	return ok && on_ticket_made(ssl, NULL) == 1;
+	return len;
 }
 
-/* Seals the session. Returns the ticket's bytes, or 0. */
-static size_t seal_session(SSL *ssl, uint8_t *out)
+/* Writes a ticket of that session. Returns its bytes, or 0. */
+static size_t write_ticket(SSL *ssl, const uint8_t *session, size_t len, uint8_t *out)
 {
 	struct tls_exchange_ticket ticket;
-	uint8_t text[TLS_EXCHANGE_SESSION], *to = text;
-	SSL_SESSION *session = SSL_get_session(ssl);
-	int len = i2d_SSL_SESSION(session, NULL);
 	size_t sealed = 0;
 
-	if (len <= 0 || (size_t)len > sizeof(text))
-		return 0;
-	if (i2d_SSL_SESSION(session, &to) == len &&
-	    tls_ticket_make(SSL_get_ex_data(ssl, keys_index), now(), &ticket))
-		sealed = tls_exchange_seal_ticket(&ticket, text, (size_t)len, out);
+	if (len > 0 && tls_ticket_make(SSL_get_ex_data(ssl, keys_index), now(), &ticket))
+		sealed = tls_exchange_seal_ticket(&ticket, session, len, out);
 	OPENSSL_cleanse(&ticket, sizeof(ticket));
-	OPENSSL_cleanse(text, sizeof(text));
 	return sealed;
 }
 
 size_t tls_resume_ticket(SSL *ssl, uint8_t hash, const uint8_t *secret, uint8_t *out)
 {
 	/* One nonce for each ticket of a connection, and there is only one. */
-	static const uint8_t nonce[] = {0};
-	uint8_t *to = out + TLS_MESSAGE_HEADER, *age_add = to + 4, *len_at;
-	size_t sealed;
+	static const uint8_t nonce = 0;
+	static const size_t head = TLS_MESSAGE_HEADER + 4 + 4 + 1 + sizeof(nonce) + 2;
+	uint8_t session[TLS_EXCHANGE_SESSION], age_add[4], *to = out;
+	size_t len =
+		write_session_1_3(ssl, hash, secret, (struct tls_kdf_bytes){&nonce, 1}, session);
+	size_t sealed = write_ticket(ssl, session, len, out + head);
 
-	if (RAND_bytes(age_add, 4) != 1 ||
-	    !fill_session(ssl, hash, secret, (struct tls_kdf_bytes){nonce, sizeof(nonce)}))
+	OPENSSL_cleanse(session, sizeof(session));
+	if (sealed == 0 || RAND_bytes(age_add, sizeof(age_add)) != 1)
 		return 0;
-	tls_put(to, (uint32_t)SSL_SESSION_get_timeout(SSL_get_session(ssl)), 4);
-	to = age_add + 4;
-	*to++ = sizeof(nonce);
-	memcpy(to, nonce, sizeof(nonce));
-	len_at = to + sizeof(nonce);
-	sealed = seal_session(ssl, len_at + 2);
-	if (sealed == 0)
-		return 0;
-	tls_put(len_at, (uint32_t)sealed, 2);
-	to = len_at + 2 + sealed;
-	to = tls_put(to, 0, 2); /* no extensions */
-	tls_put(tls_put(out, TLS_MESSAGE_NEW_SESSION_TICKET, 1),
-		(uint32_t)(to - out - TLS_MESSAGE_HEADER), 3);
-	return (size_t)(to - out);
+	to = tls_put(to, TLS_MESSAGE_NEW_SESSION_TICKET, 1);
+	to = tls_put(to, (uint32_t)(head - TLS_MESSAGE_HEADER + sealed + 2), 3);
+	to = tls_put(to, (uint32_t)SSL_SESSION_get_timeout(SSL_get_session(ssl)), 4);
+	memcpy(to, age_add, sizeof(age_add));
+	to = tls_put(to + sizeof(age_add), sizeof(nonce), 1);
+	to = tls_put(to, nonce, sizeof(nonce));
+	to = tls_put(to, (uint32_t)sealed, 2);
+	tls_put(to + sealed, 0, 2); /* no extensions */
+	return head + sealed + 2;
 }

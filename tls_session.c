@@ -460,8 +460,7 @@ static bool add_cert(struct tls_session_io *io, X509 *cert)
 
 	if (len < 0 || io->cert_len + 4 + (size_t)len > io->cert_size)
 		return false;
-	for (int shift = 24; shift >= 0; shift -= 8)
-		*to++ = (uint8_t)(len >> shift);
+	to = tls_put(to, (uint32_t)len, 4);
 	if (cert)
 		i2d_X509(cert, &to);
 	io->cert_len += 4 + (size_t)len;

@@ -446,8 +446,12 @@ static TLS_RARE int stream_read_any(struct tls_stream_call *c, uint8_t *in, size
  * under way. */
 static bool stream_is_at_data(const struct tls_stream *s, const uint8_t *in, size_t in_len)
 {
+	struct tls_record_header h;
+	uint8_t alert;
+
 	return (s->flags & ~TLS_STREAM_CLIENT) == 0 && s->hs_head_len == 0 &&
-	       tls_record_is_data(in, in_len);
+	       tls_record_peek(&s->rd, in, in_len, &h, &alert) == 1 &&
+	       h.type == TLS_CONTENT_APPLICATION_DATA && h.size == in_len;
 }
 
 int tls_stream_read(struct tls_stream *s, uint8_t *in, size_t in_len, uint8_t *reply,

@@ -129,9 +129,10 @@ def heap():
     heap.close()
 
 
-def _engine(pool, certs, heap, settings=None, **more):
+def _engine(pool, certs, heap, config=None, **more):
     ser = pool.fresh(tls={"config": "tls.cfg", "engine_threads": 1, "engine_timeout": 1000}, readers=1,
-                     files={"tls.cfg": _config(certs, **(settings or {}))}, params=[("tm", "fr_timer", 300), ("tm", "wt_timer", 100)],
+                     files={"tls.cfg": _config(certs, **(config or {}))},
+                     params=[("tm", "fr_timer", 300), ("tm", "wt_timer", 100)],
                      env=heap.environment(), **more).start()
     heap.watch(ser.engine_pid())
     return ser
