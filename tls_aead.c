@@ -2,6 +2,7 @@
 #include "tls_aead.h"
 
 #include "tls_compat.h"
+#include "tls_dispatch.h"
 #include "tls_rare.h"
 
 #include <openssl/crypto.h>
@@ -16,7 +17,6 @@
 
 #include <stdbool.h>
 #include <string.h>
-#include <strings.h>
 
 enum direction {
 	OPEN,
@@ -39,13 +39,6 @@ size_t tls_aead_key_size(uint8_t aead)
 	return aead < TLS_AEADS ? algorithms[aead].key_size : 0;
 }
 
-/* The way to libcrypto's ciphers. */
-enum way {
-	NOT_LOOKED_FOR,
-	BY_EVP,
-	BY_PROVIDER,
-};
-
 #if TLS_HAVE_PROVIDERS
 /* provider-cipher(7) */
 struct functions {
@@ -62,7 +55,7 @@ struct functions {
 /* What is kept of an AEAD, since to look it up and to make contexts costs more than a record. The
  * key is set anew each time, because the next record may be another connection's. */
 struct kept {
-	enum way way;
+	enum tls_way way;
 	size_t key_size;
 	EVP_CIPHER_CTX *evp[DIRECTIONS];
 #if TLS_HAVE_PROVIDERS
@@ -192,91 +185,27 @@ static bool direct_forget(const struct kept *kept)
 				       TLS_AEAD_NONCE, NULL) == 1;
 }
 
-/* Takes what is used here out of a table, which may hold more. */
-static struct functions functions_of(const OSSL_DISPATCH *entry)
-{
-	struct functions found = {0};
-
-	for (; entry->function_id != 0; entry++) {
-		switch (entry->function_id) {
-		case OSSL_FUNC_CIPHER_NEWCTX:
-			found.new_ctx = OSSL_FUNC_cipher_newctx(entry);
-			break;
-		case OSSL_FUNC_CIPHER_FREECTX:
-			found.free_ctx = OSSL_FUNC_cipher_freectx(entry);
-			break;
-		case OSSL_FUNC_CIPHER_ENCRYPT_INIT:
-			found.encrypt_init = OSSL_FUNC_cipher_encrypt_init(entry);
-			break;
-		case OSSL_FUNC_CIPHER_DECRYPT_INIT:
-			found.decrypt_init = OSSL_FUNC_cipher_decrypt_init(entry);
-			break;
-		case OSSL_FUNC_CIPHER_UPDATE:
-			found.update = OSSL_FUNC_cipher_update(entry);
-			break;
-		case OSSL_FUNC_CIPHER_FINAL:
-			found.final = OSSL_FUNC_cipher_final(entry);
-			break;
-		case OSSL_FUNC_CIPHER_GET_CTX_PARAMS:
-			found.get_ctx_params = OSSL_FUNC_cipher_get_ctx_params(entry);
-			break;
-		}
-	}
-	return found;
-}
-
-static bool functions_are_complete(const struct functions *f)
-{
-	return f->new_ctx && f->free_ctx && f->encrypt_init && f->decrypt_init && f->update &&
-	       f->final && f->get_ctx_params;
-}
-
-/* The names of an algorithm are parted by colons, and case does not matter. */
-static bool has_name(const char *names, const char *name)
-{
-	size_t len = strlen(name);
-
-	for (; names; names = strchr(names, ':')) {
-		names += *names == ':';
-		if (strncasecmp(names, name, len) == 0 && strchr(":", names[len]))
-			return true;
-	}
-	return false;
-}
-
-/* The only algorithm of that name. With two of them there is no telling which EVP uses. */
-static const OSSL_ALGORITHM *only_one(const OSSL_ALGORITHM *all, const char *name)
-{
-	const OSSL_ALGORITHM *found = NULL;
-
-	for (; all && all->algorithm_names; all++) {
-		if (!has_name(all->algorithm_names, name))
-			continue;
-		if (found)
-			return NULL;
-		found = all;
-	}
-	return found;
-}
+static const struct tls_dispatch wanted[] = {
+	{OSSL_FUNC_CIPHER_NEWCTX, offsetof(struct functions, new_ctx)},
+	{OSSL_FUNC_CIPHER_FREECTX, offsetof(struct functions, free_ctx)},
+	{OSSL_FUNC_CIPHER_ENCRYPT_INIT, offsetof(struct functions, encrypt_init)},
+	{OSSL_FUNC_CIPHER_DECRYPT_INIT, offsetof(struct functions, decrypt_init)},
+	{OSSL_FUNC_CIPHER_UPDATE, offsetof(struct functions, update)},
+	{OSSL_FUNC_CIPHER_FINAL, offsetof(struct functions, final)},
+	{OSSL_FUNC_CIPHER_GET_CTX_PARAMS, offsetof(struct functions, get_ctx_params)},
+	{0, 0},
+};
 
 /* Finds the functions that EVP's context uses, and makes contexts. An engine has none. */
 static bool direct_find(struct kept *kept, const char *name)
 {
 	EVP_CIPHER *cipher = (EVP_CIPHER *)EVP_CIPHER_CTX_get0_cipher(kept->evp[SEAL]);
 	const OSSL_PROVIDER *provider = EVP_CIPHER_get0_provider(cipher);
-	const OSSL_ALGORITHM *all, *one;
-	int no_cache;
 
 	if (!provider || EVP_CIPHER_up_ref(cipher) != 1)
 		return false;
 	kept->cipher = cipher;
-	all = OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_cache);
-	one = only_one(all, name);
-	if (one)
-		kept->call = functions_of(one->implementation);
-	if (all)
-		OSSL_PROVIDER_unquery_operation(provider, OSSL_OP_CIPHER, all);
-	if (!functions_are_complete(&kept->call))
+	if (!tls_dispatch_find(provider, OSSL_OP_CIPHER, name, wanted, &kept->call))
 		return false;
 	for (int direction = OPEN; direction < DIRECTIONS; direction++)
 		kept->ctx[direction] =
@@ -331,7 +260,7 @@ static void direct_try(struct kept *kept, const char *name)
 	ERR_set_mark();
 	if (direct_find(kept, name) && direct_agrees(kept)) {
 		evp_free(kept);
-		kept->way = BY_PROVIDER;
+		kept->way = TLS_WAY_PROVIDER;
 	} else {
 		direct_free(kept);
 	}
@@ -361,7 +290,7 @@ static TLS_RARE bool kept_make(struct kept *kept, uint8_t aead)
 		evp_free(kept);
 		return false;
 	}
-	kept->way = BY_EVP;
+	kept->way = TLS_WAY_EVP;
 	direct_try(kept, algorithms[aead].name);
 	return true;
 }
@@ -374,7 +303,7 @@ static inline const struct kept *kept_of(uint8_t aead)
 	if (!tls_aead_is_known(aead))
 		return NULL;
 	kept = &kept_all[aead];
-	return kept->way != NOT_LOOKED_FOR || kept_make(kept, aead) ? kept : NULL;
+	return kept->way != TLS_WAY_UNKNOWN || kept_make(kept, aead) ? kept : NULL;
 }
 
 static TLS_RARE int fail(void)
@@ -390,7 +319,7 @@ int tls_aead_seal(const struct tls_aead_with *with, uint8_t *text, size_t len)
 	if (!kept)
 		return fail();
 #if TLS_HAVE_PROVIDERS
-	if (__builtin_expect(kept->way == BY_PROVIDER, 1))
+	if (__builtin_expect(kept->way == TLS_WAY_PROVIDER, 1))
 		return direct_seal(kept, with, text, len) ? 0 : fail();
 #endif
 	return evp_seal(kept, with, text, len) ? 0 : fail();
@@ -403,7 +332,7 @@ int tls_aead_open(const struct tls_aead_with *with, uint8_t *text, size_t len)
 	if (!kept)
 		return fail();
 #if TLS_HAVE_PROVIDERS
-	if (__builtin_expect(kept->way == BY_PROVIDER, 1))
+	if (__builtin_expect(kept->way == TLS_WAY_PROVIDER, 1))
 		return direct_open(kept, with, text, len) ? 0 : fail();
 #endif
 	return evp_open(kept, with, text, len) ? 0 : fail();
@@ -413,17 +342,17 @@ static void kept_free(struct kept *kept)
 {
 	evp_free(kept);
 	direct_free(kept);
-	kept->way = NOT_LOOKED_FOR;
+	kept->way = TLS_WAY_UNKNOWN;
 }
 
 /* Has the contexts of both directions begin with a key that everybody knows. */
 static bool forget(const struct kept *kept)
 {
 	switch (kept->way) {
-	case BY_EVP:
+	case TLS_WAY_EVP:
 		return evp_forget(kept);
 #if TLS_HAVE_PROVIDERS
-	case BY_PROVIDER:
+	case TLS_WAY_PROVIDER:
 		return direct_forget(kept);
 #endif
 	default:

@@ -106,7 +106,7 @@ static int await_end(struct tls_stream_call *c, struct tls_await *a)
 
 /* Adds a part of a message of len bytes, of which none may follow in the record: the next one comes
  * with other keys (RFC 8446 section 5.1). Returns 1 when it is whole, 0 when not yet, or -1. */
-static int await_part(struct tls_stream_call *c, struct tls_await *a, struct tls_kdf_bytes part,
+static int await_part(struct tls_stream_call *c, struct tls_await *a, struct tls_bytes part,
 		      const uint8_t header[TLS_MESSAGE_HEADER], size_t len)
 {
 	size_t left = len - a->received_len, n = part.len < left ? part.len : left;
@@ -133,7 +133,7 @@ static int await_part(struct tls_stream_call *c, struct tls_await *a, struct tls
 
 /* Takes a part of the Finished, which may come in several records. Only the whole of it is told
  * right from wrong. */
-static int await_finished(struct tls_stream_call *c, struct tls_await *a, struct tls_kdf_bytes part)
+static int await_finished(struct tls_stream_call *c, struct tls_await *a, struct tls_bytes part)
 {
 	int rc = await_part(c, a, part, a->expected, a->expected_len);
 
@@ -145,17 +145,16 @@ static int await_finished(struct tls_stream_call *c, struct tls_await *a, struct
 }
 
 /* Takes a part of the ClientKeyExchange, likewise. */
-static int await_key_exchange(struct tls_stream_call *c, struct tls_await *a,
-			      struct tls_kdf_bytes part)
+static int await_key_exchange(struct tls_stream_call *c, struct tls_await *a, struct tls_bytes part)
 {
 	static const uint8_t header[TLS_MESSAGE_HEADER] = {TLS_MESSAGE_CLIENT_KEY_EXCHANGE, 0, 0,
-							   1 + TLS_EXCHANGE_KEY};
+							   1 + TLS_X25519_KEY};
 	int rc = await_part(c, a, part, header, TLS_EXCHANGE_MESSAGE);
 	uint8_t alert;
 
 	if (rc <= 0)
 		return rc < 0 ? -1 : 1;
-	if (a->received[TLS_MESSAGE_HEADER] != TLS_EXCHANGE_KEY)
+	if (a->received[TLS_MESSAGE_HEADER] != TLS_X25519_KEY)
 		return tls_stream_fail(c, TLS_ALERT_DECODE_ERROR, "bad length of a key share");
 	a->received_len = 0;
 	await_expect(a, TLS_EXCHANGE_VERIFY);
@@ -187,7 +186,7 @@ static int await_content(struct tls_stream_call *c, struct tls_await *a, uint8_t
 	if (len == 0 && type != TLS_CONTENT_APPLICATION_DATA) /* RFC 8446 section 5.4 */
 		return tls_stream_fail(c, TLS_ALERT_UNEXPECTED_MESSAGE, "empty record");
 	if (type == TLS_CONTENT_HANDSHAKE)
-		return await_finished(c, a, (struct tls_kdf_bytes){p, len});
+		return await_finished(c, a, (struct tls_bytes){p, len});
 	if (type == TLS_CONTENT_ALERT)
 		return await_alert(c, p, len);
 	return tls_stream_fail(c, TLS_ALERT_UNEXPECTED_MESSAGE, "unexpected record type");
@@ -220,7 +219,7 @@ static int await_plain(struct tls_stream_call *c, const uint8_t *in, size_t in_l
 
 /* TLS 1.2: the content of a record that is not protected. */
 static int await_clear_content(struct tls_stream_call *c, struct tls_await *a, uint8_t type,
-			       struct tls_kdf_bytes content)
+			       struct tls_bytes content)
 {
 	const uint8_t *bytes = content.data;
 
@@ -263,7 +262,7 @@ static int await_clear(struct tls_stream_call *c, struct tls_await *a, const uin
 		return tls_stream_fail(c, TLS_ALERT_UNEXPECTED_MESSAGE, "empty record");
 	return await_clear_content(
 		c, a, h.type,
-		(struct tls_kdf_bytes){in + TLS_RECORD_HEADER, h.size - TLS_RECORD_HEADER});
+		(struct tls_bytes){in + TLS_RECORD_HEADER, h.size - TLS_RECORD_HEADER});
 }
 
 int tls_await_read(struct tls_stream *s, struct tls_await *a, uint8_t *in, size_t in_len,

@@ -16,7 +16,7 @@
 #include "tls_stream.h"
 
 /* The longest message, a Finished (RFC 8446 section 4.4.4), and a record that holds it. */
-#define TLS_AWAIT_MESSAGE (TLS_MESSAGE_HEADER + TLS_KDF_MAX_HASH)
+#define TLS_AWAIT_MESSAGE (TLS_MESSAGE_HEADER + TLS_HASH_MAX)
 #define TLS_AWAIT_RECORD  (TLS_AWAIT_MESSAGE + TLS_RECORD_OVERHEAD)
 
 /* Room that tls_await_read() may need for a reply. */

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 #include "tls_cert.h"
 
-#include "tls_compat.h"
-
-#include <openssl/evp.h>
+#include "tls_hash.h"
 
 #include "core/locking.h"
 #include "core/mem/shm_mem.h"
@@ -76,26 +74,12 @@ static struct tls_cert *new_cert(const uint8_t *digest, const uint8_t *der, size
 	return cert;
 }
 
-/* Each process keeps its context, since to look the hash up costs more than to use it. */
-static bool digest_of(const uint8_t *der, size_t len, uint8_t *digest)
-{
-	static EVP_MD_CTX *ctx;
-
-	if (!ctx && (ctx = EVP_MD_CTX_new()) && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) != 1) {
-		EVP_MD_CTX_free(ctx);
-		ctx = NULL;
-	}
-	/* OpenSSL 1.1.1 without engines follows a NULL pointer if it is told no type. */
-	return ctx && EVP_DigestInit_ex(ctx, TLS_HAVE_PROVIDERS ? NULL : EVP_sha256(), NULL) == 1 &&
-	       EVP_DigestUpdate(ctx, der, len) == 1 && EVP_DigestFinal_ex(ctx, digest, NULL) == 1;
-}
-
 struct tls_cert *tls_cert_get(const uint8_t *der, size_t len)
 {
 	uint8_t digest[TLS_CERT_DIGEST];
 	struct tls_cert *cert, *mine;
 
-	if (!digest_of(der, len, digest))
+	if (!tls_hash_digest(TLS_HASH_SHA256, &(struct tls_bytes){der, len}, 1, digest))
 		return NULL;
 	lock_get(&table->lock);
 	cert = find(digest);

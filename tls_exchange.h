@@ -13,17 +13,15 @@
 #define TLS_EXCHANGE_H
 
 #include "tls_record.h"
-
-#include <openssl/evp.h>
+#include "tls_x25519.h"
 
 #include <stdbool.h>
 
-#define TLS_EXCHANGE_KEY     32   /* bytes of a key of X25519, RFC 7748 section 6.1 */
 #define TLS_EXCHANGE_VERIFY  12   /* bytes of a Finished, RFC 5246 section 7.4.9 */
 #define TLS_EXCHANGE_SESSION 1024 /* longest session that a ticket is made of */
 
 /* A ClientKeyExchange, and a Finished. */
-#define TLS_EXCHANGE_MESSAGE  (TLS_MESSAGE_HEADER + 1 + TLS_EXCHANGE_KEY)
+#define TLS_EXCHANGE_MESSAGE  (TLS_MESSAGE_HEADER + 1 + TLS_X25519_KEY)
 #define TLS_EXCHANGE_FINISHED (TLS_MESSAGE_HEADER + TLS_EXCHANGE_VERIFY)
 
 /* Room for what tls_exchange_end() writes: ticket, ChangeCipherSpec and Finished, a record each. */
@@ -33,6 +31,8 @@
 /* What seals one ticket: AES-256-CBC, then HMAC-SHA256 (RFC 5077 section 4). */
 struct tls_exchange_ticket {
 	uint8_t name[16], iv[16];
+	uint8_t age_add[4]; /* random; what TLS 1.3 hides a ticket's age with, RFC 8446
+			       section 4.6.1 */
 	uint8_t cipher_key[32], mac_key[32];
 	uint32_t lifetime;    /* seconds, a hint for the client */
 	uint16_t session_len; /* bytes of the session as OpenSSL writes it; 0: no ticket */
@@ -44,9 +44,8 @@ struct tls_exchange_ticket {
 
 /* Owner: who waits for the client. Holds secrets. */
 struct tls_exchange {
-	uint8_t aead, hash; /* enum tls_aead; enum tls_prf_hash of the PRF */
-	/* This end's X25519 key, for this handshake only. */
-	uint8_t private_key[TLS_EXCHANGE_KEY], public_key[TLS_EXCHANGE_KEY];
+	uint8_t aead, hash;        /* enum tls_aead; enum tls_prf_hash of the PRF */
+	struct tls_x25519_key key; /* this end's, for this handshake only */
 	uint8_t client_random[TLS_RANDOM], server_random[TLS_RANDOM];
 	uint32_t messages_len; /* bytes of the handshake messages up to ServerHelloDone */
 	struct tls_exchange_ticket ticket;
@@ -55,18 +54,12 @@ struct tls_exchange {
 	uint8_t master[TLS_MASTER_SECRET];
 };
 
-/* True if libcrypto can do X25519 here: not before OpenSSL 3, nor with every FIPS provider. */
-bool tls_exchange_works(void);
-
-/* Takes this end's key, if it is one of X25519. Returns false if it is not. */
-bool tls_exchange_take_key(struct tls_exchange *x, const EVP_PKEY *key);
-
 /*
  * What the Finished of a client says whose session is resumed, since it comes last (RFC 5246
  * section 7.4.9): messages are all before it, the server's Finished among them; hash is the PRF's.
  * Returns 0, or -1 when libcrypto fails.
  */
-int tls_exchange_resumed(uint8_t hash, const uint8_t *master, struct tls_kdf_bytes messages,
+int tls_exchange_resumed(uint8_t hash, const uint8_t *master, struct tls_bytes messages,
 			 uint8_t verify_data[TLS_EXCHANGE_VERIFY]);
 
 /*

@@ -2,17 +2,12 @@
 /*
  * The hashes of TLS and the functions that derive keys with them: HKDF with the labels of TLS 1.3
  * (RFC 8446 section 7.1, RFC 5869) and the PRF of the versions before (RFC 5246 section 5, RFC 4346
- * section 5). Every hash is libcrypto's; what it takes to look one up is done once in each thread,
- * since that costs more than to use it. When libcrypto fails, its reason stays in the thread's
- * queue of errors.
+ * section 5). When libcrypto fails, its reason stays in the thread's queue of errors.
  */
 #ifndef TLS_KDF_H
 #define TLS_KDF_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-#define TLS_KDF_MAX_HASH 48
+#include "tls_hash.h"
 
 enum tls_prf_hash {
 	TLS_PRF_SHA256 = 1,
@@ -20,32 +15,23 @@ enum tls_prf_hash {
 	TLS_PRF_MD5_SHA1, /* both together, before TLS 1.2; only for tls_kdf_prf() */
 };
 
-/* Bytes that do not end with a NUL; borrowed. */
-struct tls_kdf_bytes {
-	const void *data;
-	size_t len;
-};
-
 /* Bytes of a hash of the key schedule (enum tls_prf_hash), or 0 for another one. */
 size_t tls_kdf_hash_size(uint8_t hash);
 
 /* HMAC (RFC 2104), which with the salt as its key is HKDF-Extract (RFC 5869 section 2.2): out gets
  * as many bytes as the hash has. Returns 0, or -1 when libcrypto fails. */
-int tls_kdf_hmac(uint8_t hash, struct tls_kdf_bytes key, struct tls_kdf_bytes data, uint8_t *out);
+int tls_kdf_hmac(uint8_t hash, struct tls_bytes key, struct tls_bytes data, uint8_t *out);
 
 /* The hash of pieces that follow each other; an empty one may be NULL. Returns 0, or -1 when
  * libcrypto fails. */
-int tls_kdf_hash(uint8_t hash, const struct tls_kdf_bytes *pieces, size_t count, uint8_t *out);
+int tls_kdf_hash(uint8_t hash, const struct tls_bytes *pieces, size_t count, uint8_t *out);
 
 /*
  * HKDF-Expand-Label. label is the whole one, "tls13 " included, of 255 bytes at most, as context
  * is; out overlaps nothing. Returns 0, or -1: libcrypto fails, or something is too long.
- *
- * The thread keeps what it derived last without a context, and the secrets: keys, IVs and the keys
- * of a Finished. libssl derives them through tls_provider.c, and then they are needed here, too.
  */
-int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes label,
-			 struct tls_kdf_bytes context, uint8_t *out, size_t len);
+int tls_kdf_expand_label(uint8_t hash, struct tls_bytes secret, struct tls_bytes label,
+			 struct tls_bytes context, uint8_t *out, size_t len);
 
 /*
  * The verify_data of a Finished message (RFC 8446 section 4.4.4): secret is the handshake traffic
@@ -55,14 +41,7 @@ int tls_kdf_expand_label(uint8_t hash, struct tls_kdf_bytes secret, struct tls_k
 int tls_kdf_finished(uint8_t hash, const uint8_t *secret, const uint8_t *transcript, uint8_t *out);
 
 /* PRF(secret, label + seed). Returns 0, or -1 when libcrypto fails. */
-int tls_kdf_prf(uint8_t hash, struct tls_kdf_bytes secret, struct tls_kdf_bytes seed, uint8_t *out,
+int tls_kdf_prf(uint8_t hash, struct tls_bytes secret, struct tls_bytes seed, uint8_t *out,
 		size_t len);
-
-/* Overwrites the keys that were used last with each hash, and what was derived last, which the
- * calling thread keeps until then. */
-void tls_kdf_forget(void);
-
-/* Frees what the calling thread keeps. For a thread that ends before its process does. */
-void tls_kdf_thread_end(void);
 
 #endif

@@ -40,7 +40,7 @@ enum part {
 struct request {
 	int mode;     /* EVP_KDF_HKDF_MODE_..., or -1 */
 	uint8_t hash; /* enum tls_prf_hash, or 0 */
-	struct tls_kdf_bytes part[PARTS];
+	struct tls_bytes part[PARTS];
 };
 
 static OSSL_PROVIDER *loaded; /* NULL: not in use */
@@ -90,7 +90,7 @@ static bool read_digest(const OSSL_PARAM *p, uint8_t *hash)
 	return true;
 }
 
-static bool read_part(const OSSL_PARAM *p, struct tls_kdf_bytes part[PARTS])
+static bool read_part(const OSSL_PARAM *p, struct tls_bytes part[PARTS])
 {
 	for (int i = 0; i < PARTS; i++) {
 		if (p->key[0] != part_names[i][0] || strcmp(p->key, part_names[i]) != 0)
@@ -147,7 +147,7 @@ static int derive_elsewhere(const char *algorithm, uint8_t *out, size_t len,
 /* ---- the key schedule ---- */
 
 /* The hash of no messages. */
-static struct tls_kdf_bytes empty_hash(uint8_t hash)
+static struct tls_bytes empty_hash(uint8_t hash)
 {
 	static const uint8_t sha256[] = {
 		0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4,
@@ -161,26 +161,26 @@ static struct tls_kdf_bytes empty_hash(uint8_t hash)
 		0xe7, 0x6f, 0x65, 0xfb, 0xd5, 0x1a, 0xd2, 0xf1, 0x48, 0x98, 0xb9, 0x5b,
 	};
 
-	return hash == TLS_PRF_SHA384 ? (struct tls_kdf_bytes){sha384, sizeof(sha384)}
-				      : (struct tls_kdf_bytes){sha256, sizeof(sha256)};
+	return hash == TLS_PRF_SHA384 ? (struct tls_bytes){sha384, sizeof(sha384)}
+				      : (struct tls_bytes){sha256, sizeof(sha256)};
 }
 
-static bool expand(const struct request *r, struct tls_kdf_bytes secret, struct tls_kdf_bytes data,
+static bool expand(const struct request *r, struct tls_bytes secret, struct tls_bytes data,
 		   uint8_t *out, size_t len)
 {
-	struct tls_kdf_bytes prefix = r->part[PART_PREFIX], label = r->part[PART_LABEL];
+	struct tls_bytes prefix = r->part[PART_PREFIX], label = r->part[PART_LABEL];
 	uint8_t whole[255];
 
 	if (!prefix.data || !label.data || prefix.len + label.len > sizeof(whole))
 		return false;
 	memcpy(whole, prefix.data, prefix.len);
 	memcpy(whole + prefix.len, label.data, label.len);
-	label = (struct tls_kdf_bytes){whole, prefix.len + label.len};
+	label = (struct tls_bytes){whole, prefix.len + label.len};
 	return tls_kdf_expand_label(r->hash, secret, label, data, out, len) == 0;
 }
 
 /* The secrets of application traffic are derived from the messages up to the server's Finished. */
-static void note_transcript(struct tls_kdf_bytes transcript)
+static void note_transcript(struct tls_bytes transcript)
 {
 	if (!transcript.data || transcript.len > sizeof(watched->transcript))
 		return;
@@ -188,15 +188,15 @@ static void note_transcript(struct tls_kdf_bytes transcript)
 	watched->transcript_len = transcript.len;
 }
 
-static bool is_label(struct tls_kdf_bytes label, const char *text)
+static bool is_label(struct tls_bytes label, const char *text)
 {
 	return label.len == strlen(text) && memcmp(label.data, text, label.len) == 0;
 }
 
-static void note(struct tls_kdf_bytes label, struct tls_kdf_bytes transcript, const uint8_t *secret,
+static void note(struct tls_bytes label, struct tls_bytes transcript, const uint8_t *secret,
 		 size_t len)
 {
-	if (!watched || len > TLS_KDF_MAX_HASH)
+	if (!watched || len > TLS_HASH_MAX)
 		return;
 	if (is_label(label, "c ap traffic")) {
 		memcpy(watched->client, secret, len);
@@ -225,10 +225,10 @@ static bool derive_secret(const struct request *r, uint8_t *out, size_t len)
 /* From one stage of the schedule to the next; what is missing is a string of zeros. */
 static bool extract(const struct request *r, uint8_t *out, size_t len)
 {
-	static const uint8_t zeros[TLS_KDF_MAX_HASH];
+	static const uint8_t zeros[TLS_HASH_MAX];
 	size_t size = tls_kdf_hash_size(r->hash);
-	struct tls_kdf_bytes none = {zeros, size}, secret = r->part[PART_KEY], salt = none;
-	uint8_t derived[TLS_KDF_MAX_HASH];
+	struct tls_bytes none = {zeros, size}, secret = r->part[PART_KEY], salt = none;
+	uint8_t derived[TLS_HASH_MAX];
 	bool ok = len == size;
 
 	if (ok && r->part[PART_SALT].data) {
@@ -270,7 +270,7 @@ static void free_ctx(void *ctx)
 }
 
 /* An empty string is not the same as none. */
-static void *bytes_dup(struct tls_kdf_bytes bytes)
+static void *bytes_dup(struct tls_bytes bytes)
 {
 	void *copy = OPENSSL_malloc(bytes.len + 1);
 
@@ -289,7 +289,7 @@ static int set_params(void *ctx, const OSSL_PARAM params[])
 	r->mode = now.mode;
 	r->hash = now.hash;
 	for (int i = 0; i < PARTS; i++) {
-		struct tls_kdf_bytes *part = &r->part[i];
+		struct tls_bytes *part = &r->part[i];
 		void *copy = NULL;
 
 		if (now.part[i].data == part->data)
@@ -297,7 +297,7 @@ static int set_params(void *ctx, const OSSL_PARAM params[])
 		if (now.part[i].data && !(copy = bytes_dup(now.part[i])))
 			return 0;
 		OPENSSL_clear_free((void *)part->data, part->len);
-		*part = (struct tls_kdf_bytes){copy, now.part[i].len};
+		*part = (struct tls_bytes){copy, now.part[i].len};
 	}
 	return 1;
 }
@@ -372,7 +372,7 @@ static void prf_free(void *ctx)
 
 static bool prf_take_secret(struct prf *prf, const OSSL_PARAM *p)
 {
-	struct tls_kdf_bytes secret = {p->data, p->data ? p->data_size : 0};
+	struct tls_bytes secret = {p->data, p->data ? p->data_size : 0};
 
 	if (p->data_type != OSSL_PARAM_OCTET_STRING)
 		return false;
@@ -412,7 +412,7 @@ static int prf_set_params(void *ctx, const OSSL_PARAM *p)
 static int prf_derive(void *ctx, unsigned char *out, size_t len, const OSSL_PARAM params[])
 {
 	struct prf *prf = ctx;
-	struct tls_kdf_bytes secret, seed;
+	struct tls_bytes secret, seed;
 
 	if (!prf_set_params(prf, params))
 		return 0;
@@ -420,8 +420,8 @@ static int prf_derive(void *ctx, unsigned char *out, size_t len, const OSSL_PARA
 		return derive_elsewhere(OSSL_KDF_NAME_TLS1_PRF, out, len, params);
 	if (!prf->secret || prf->seed_len == 0)
 		return 0;
-	secret = (struct tls_kdf_bytes){prf->secret, prf->secret_len};
-	seed = (struct tls_kdf_bytes){prf->seed, prf->seed_len};
+	secret = (struct tls_bytes){prf->secret, prf->secret_len};
+	seed = (struct tls_bytes){prf->seed, prf->seed_len};
 	return tls_kdf_prf(prf->hash, secret, seed, out, len) == 0;
 }
 
@@ -496,8 +496,8 @@ static int init_provider(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *co
 /* Derives something as libssl does; each algorithm takes the parameters that it knows. */
 static bool derive_with(EVP_KDF *kdf, int mode, char *digest, uint8_t *out, size_t len)
 {
-	static unsigned char key[TLS_KDF_MAX_HASH] = "key", salt[TLS_KDF_MAX_HASH] = "salt",
-			     prefix[] = "tls13 ", label[] = "label", data[TLS_KDF_MAX_HASH];
+	static unsigned char key[TLS_HASH_MAX] = "key", salt[TLS_HASH_MAX] = "salt",
+			     prefix[] = "tls13 ", label[] = "label", data[TLS_HASH_MAX];
 	OSSL_PARAM params[] = {
 		OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode),
 		OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
@@ -521,7 +521,7 @@ static bool agrees(const char *algorithm, int mode, char *digest, size_t len)
 {
 	EVP_KDF *ours = EVP_KDF_fetch(NULL, algorithm, PROPERTY_QUERY);
 	EVP_KDF *theirs = EVP_KDF_fetch(NULL, algorithm, NOT_OURS);
-	uint8_t a[TLS_KDF_MAX_HASH], b[TLS_KDF_MAX_HASH];
+	uint8_t a[TLS_HASH_MAX], b[TLS_HASH_MAX];
 	bool same = ours && theirs &&
 		    EVP_KDF_get0_provider(ours) != EVP_KDF_get0_provider(theirs) &&
 		    derive_with(ours, mode, digest, a, len) &&

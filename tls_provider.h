@@ -21,14 +21,14 @@
  * wipes them. */
 struct tls_provider_secrets {
 	/* Of application traffic; both are known when the handshake is done. */
-	uint8_t client[TLS_KDF_MAX_HASH], server[TLS_KDF_MAX_HASH];
+	uint8_t client[TLS_HASH_MAX], server[TLS_HASH_MAX];
 	size_t len;
 	/* Of the client's handshake messages, and the hash of all messages up to the server's
 	 * Finished: known to this provider only. */
-	uint8_t client_handshake[TLS_KDF_MAX_HASH], transcript[TLS_KDF_MAX_HASH];
+	uint8_t client_handshake[TLS_HASH_MAX], transcript[TLS_HASH_MAX];
 	size_t handshake_len, transcript_len;
 	/* What tickets are derived from, likewise: resumption_master_secret. */
-	uint8_t resumption[TLS_KDF_MAX_HASH];
+	uint8_t resumption[TLS_HASH_MAX];
 	size_t resumption_len;
 };
 

@@ -28,8 +28,8 @@ void tls_record_keys_wipe(struct tls_record_keys *k)
 static int record_expand(uint8_t hash, const uint8_t *secret, const char *label, uint8_t *out,
 			 size_t len)
 {
-	struct tls_kdf_bytes from = {secret, tls_kdf_hash_size(hash)};
-	struct tls_kdf_bytes name = {label, strlen(label)}, none = {NULL, 0};
+	struct tls_bytes from = {secret, tls_kdf_hash_size(hash)};
+	struct tls_bytes name = {label, strlen(label)}, none = {NULL, 0};
 	int rc = tls_kdf_expand_label(hash, from, name, none, out, len);
 
 	if (rc != 0)
@@ -71,7 +71,7 @@ int tls_record_keys_update(struct tls_record_keys *k)
 		*k = next;
 		tls_record_keys_wipe(&next);
 	}
-	tls_kdf_forget();
+	tls_hash_forget();
 	OPENSSL_cleanse(secret, sizeof(secret));
 	return rc;
 }
@@ -82,7 +82,7 @@ static int record_key_block(uint8_t hash, const uint8_t *master, const uint8_t *
 {
 	static const char label[] = "key expansion";
 	uint8_t seed[sizeof(label) - 1 + 2 * TLS_RANDOM];
-	struct tls_kdf_bytes from = {master, TLS_MASTER_SECRET}, with = {seed, sizeof(seed)};
+	struct tls_bytes from = {master, TLS_MASTER_SECRET}, with = {seed, sizeof(seed)};
 
 	memcpy(seed, label, sizeof(label) - 1);
 	memcpy(seed + sizeof(label) - 1, server_random, TLS_RANDOM);
@@ -179,7 +179,7 @@ static size_t record_aad(const struct tls_record_keys *k, uint64_t seq, const ui
 void tls_record_thread_end(void)
 {
 	tls_aead_thread_end();
-	tls_kdf_thread_end();
+	tls_hash_thread_end();
 }
 
 static TLS_RARE int record_refuse(uint8_t *alert, uint8_t value)

@@ -30,7 +30,7 @@
 #define TLS_MASTER_SECRET  48 /* bytes, before TLS 1.3: RFC 5246 section 8.1 */
 #define TLS_RANDOM         32 /* RFC 5246 section 7.4.1.2 */
 
-#define TLS_RECORD_MAX_SECRET TLS_KDF_MAX_HASH
+#define TLS_RECORD_MAX_SECRET TLS_HASH_MAX
 
 /* RFC 8446 section 5.1 */
 enum tls_content_type {

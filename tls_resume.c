@@ -5,7 +5,6 @@
 #include "tls_compat.h"
 
 #include <openssl/err.h>
-#include <openssl/rand.h>
 
 #include <stdint.h>
 #include <string.h>
@@ -155,29 +154,32 @@ bool tls_resume_sends_ticket(const SSL *ssl)
 /* Writes the session with the key that the client derives from the nonce (RFC 8446 section 4.6.1).
  * Returns its bytes, or 0. */
 static size_t write_session_1_3(SSL *ssl, uint8_t hash, const uint8_t *secret,
-				struct tls_kdf_bytes nonce, uint8_t out[TLS_EXCHANGE_SESSION])
+				struct tls_bytes nonce, uint8_t out[TLS_EXCHANGE_SESSION])
 {
 	static const char label[] = "tls13 resumption";
-	struct tls_kdf_bytes from = {secret, tls_kdf_hash_size(hash)};
-	uint8_t psk[TLS_KDF_MAX_HASH];
+	struct tls_bytes from = {secret, tls_kdf_hash_size(hash)};
+	uint8_t psk[TLS_HASH_MAX];
 	size_t len = 0;
 
 	if (on_ticket_made(ssl, NULL) == 1 &&
-	    tls_kdf_expand_label(hash, from, (struct tls_kdf_bytes){label, sizeof(label) - 1},
-				 nonce, psk, from.len) == 0)
+	    tls_kdf_expand_label(hash, from, (struct tls_bytes){label, sizeof(label) - 1}, nonce,
+				 psk, from.len) == 0)
 		len = write_session(SSL_get_session(ssl), psk, from.len, out, TLS_EXCHANGE_SESSION);
 	OPENSSL_cleanse(psk, sizeof(psk));
 	return len;
 }
 
-/* Writes a ticket of that session. Returns its bytes, or 0. */
-static size_t write_ticket(SSL *ssl, const uint8_t *session, size_t len, uint8_t *out)
+/* Writes a ticket of that session, and what hides its age. Returns the ticket's bytes, or 0. */
+static size_t write_ticket(SSL *ssl, const uint8_t *session, size_t len, uint8_t *age_add,
+			   uint8_t *out)
 {
 	struct tls_exchange_ticket ticket;
 	size_t sealed = 0;
 
-	if (len > 0 && tls_ticket_make(SSL_get_ex_data(ssl, keys_index), now(), &ticket))
+	if (len > 0 && tls_ticket_make(SSL_get_ex_data(ssl, keys_index), now(), &ticket)) {
+		memcpy(age_add, ticket.age_add, sizeof(ticket.age_add));
 		sealed = tls_exchange_seal_ticket(&ticket, session, len, out);
+	}
 	OPENSSL_cleanse(&ticket, sizeof(ticket));
 	return sealed;
 }
@@ -188,12 +190,11 @@ size_t tls_resume_ticket(SSL *ssl, uint8_t hash, const uint8_t *secret, uint8_t 
 	static const uint8_t nonce = 0;
 	static const size_t head = TLS_MESSAGE_HEADER + 4 + 4 + 1 + sizeof(nonce) + 2;
 	uint8_t session[TLS_EXCHANGE_SESSION], age_add[4], *to = out;
-	size_t len =
-		write_session_1_3(ssl, hash, secret, (struct tls_kdf_bytes){&nonce, 1}, session);
-	size_t sealed = write_ticket(ssl, session, len, out + head);
+	size_t len = write_session_1_3(ssl, hash, secret, (struct tls_bytes){&nonce, 1}, session);
+	size_t sealed = write_ticket(ssl, session, len, age_add, out + head);
 
 	OPENSSL_cleanse(session, sizeof(session));
-	if (sealed == 0 || RAND_bytes(age_add, sizeof(age_add)) != 1)
+	if (sealed == 0)
 		return 0;
 	to = tls_put(to, TLS_MESSAGE_NEW_SESSION_TICKET, 1);
 	to = tls_put(to, (uint32_t)(head - TLS_MESSAGE_HEADER + sealed + 2), 3);

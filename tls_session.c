@@ -58,13 +58,13 @@ struct tls_session {
 static atomic_bool cannot_foretell;
 
 static int session_index = -1;
-static bool exchange_works; /* tls_exchange_works() */
+static bool exchange_works; /* tls_x25519_works() */
 static CRYPTO_ONCE begin_once = CRYPTO_ONCE_STATIC_INIT;
 
 static void begin(void)
 {
 	session_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
-	exchange_works = tls_exchange_works();
+	exchange_works = tls_x25519_works();
 }
 
 static struct tls_session *session_of(const SSL *ssl)
@@ -559,7 +559,7 @@ static enum tls_session_state call_end(const struct tls_session *s, struct tls_s
 				       enum tls_session_state state)
 {
 	fixed_c_zlib_count(NULL);
-	tls_kdf_forget();
+	tls_hash_forget();
 	io->clear_bytes = s->zlib.clear;
 	io->packed_bytes = s->zlib.packed;
 	return state;
@@ -691,7 +691,7 @@ static bool can_leave_1_2(const struct tls_session *s, const struct tls_session_
 static enum tls_session_state session_foretell_resumed(struct tls_session *s,
 						       struct tls_session_io *io)
 {
-	struct tls_kdf_bytes messages = {io->messages, io->messages_len};
+	struct tls_bytes messages = {io->messages, io->messages_len};
 	uint8_t verify_data[TLS_EXCHANGE_VERIFY];
 
 	if (!tls_traffic_foretell_resumed(&s->traffic, s->ssl, messages, io->stream, verify_data))

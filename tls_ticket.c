@@ -349,27 +349,31 @@ static bool ticket_keys(const struct key *key, struct tls_exchange_ticket *t)
 	memcpy(context, t->name, sizeof(t->name));
 	memcpy(context + sizeof(t->name), t->iv, sizeof(t->iv));
 	ok = tls_kdf_expand_label(
-		     TLS_PRF_SHA256, (struct tls_kdf_bytes){key->secret, sizeof(key->secret)},
-		     (struct tls_kdf_bytes){label, sizeof(label) - 1},
-		     (struct tls_kdf_bytes){context, sizeof(context)}, out, sizeof(out)) == 0;
+		     TLS_PRF_SHA256, (struct tls_bytes){key->secret, sizeof(key->secret)},
+		     (struct tls_bytes){label, sizeof(label) - 1},
+		     (struct tls_bytes){context, sizeof(context)}, out, sizeof(out)) == 0;
 	memcpy(t->cipher_key, out, sizeof(t->cipher_key));
 	memcpy(t->mac_key, out + sizeof(t->cipher_key), sizeof(t->mac_key));
 	OPENSSL_cleanse(out, sizeof(out));
 	return ok;
 }
 
-/* Name, iv and keys of a new ticket. */
+/* All that a new ticket has of its own. */
 static bool new_ticket(struct tls_ticket_keys *keys, int64_t now, uint8_t mark,
 		       struct tls_exchange_ticket *t)
 {
+	uint8_t random[sizeof(t->iv) + sizeof(t->age_add)] = {0};
 	struct key key;
 	bool ok = sealing_key(keys, now, &key);
 
 	if (!ok)
 		return false;
+	ok = RAND_bytes(random, sizeof(random)) == 1;
 	memcpy(t->name, key.name, sizeof(t->name));
 	t->name[TLS_TICKET_NAME - 1] |= mark;
-	ok = RAND_bytes(t->iv, sizeof(t->iv)) == 1 && ticket_keys(&key, t);
+	memcpy(t->iv, random, sizeof(t->iv));
+	memcpy(t->age_add, random + sizeof(t->iv), sizeof(t->age_add));
+	ok = ok && ticket_keys(&key, t);
 	OPENSSL_cleanse(&key, sizeof(key));
 	return ok;
 }

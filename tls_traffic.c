@@ -235,8 +235,8 @@ size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_aw
 	return len;
 }
 
-bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl,
-				  struct tls_kdf_bytes messages, struct tls_stream *stream,
+bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl, struct tls_bytes messages,
+				  struct tls_stream *stream,
 				  uint8_t verify_data[TLS_EXCHANGE_VERIFY])
 {
 	uint8_t master[TLS_MASTER_SECRET];
@@ -256,7 +256,7 @@ bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl,
 static bool exchange_key(SSL *ssl, struct tls_exchange *x)
 {
 	EVP_PKEY *key = NULL;
-	bool ok = SSL_get_tmp_key(ssl, &key) == 1 && tls_exchange_take_key(x, key);
+	bool ok = SSL_get_tmp_key(ssl, &key) == 1 && tls_x25519_take(&x->key, key);
 
 	EVP_PKEY_free(key);
 	ERR_clear_error();

@@ -61,8 +61,8 @@ size_t tls_traffic_foretell(const struct tls_traffic *t, SSL *ssl, struct tls_aw
  * the stream, and verify_data with what the client's has to say. Returns false if it cannot be
  * known, or if this connection cannot do without the SSL object; the stream is wiped then.
  */
-bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl,
-				  struct tls_kdf_bytes messages, struct tls_stream *stream,
+bool tls_traffic_foretell_resumed(const struct tls_traffic *t, SSL *ssl, struct tls_bytes messages,
+				  struct tls_stream *stream,
 				  uint8_t verify_data[TLS_EXCHANGE_VERIFY]);
 
 /*

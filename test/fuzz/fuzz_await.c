@@ -6,7 +6,8 @@
  * The Finished that a TLS 1.3 client is waited for is fuzz_stream.c's.
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I../.. fuzz_await.c \
- *         ../../tls_{kdf,record,stream,exchange,await}.c -lcrypto -o fuzz_await
+ *         ../../tls_{dispatch,hash,x25519,kdf,aead,record,stream,exchange,await}.c \
+ *         -lcrypto -o fuzz_await
  *   ./fuzz_await -max_total_time=60 corpus_await
  *
  * Input: one byte of suite and ticket, then steps: kind, type, two bytes of length, content. The
@@ -44,12 +45,12 @@ static const uint8_t key_exchange[TLS_EXCHANGE_MESSAGE] = {
 	0x74, 0x8b, 0x7d, 0xdc, 0xb4, 0x3e, 0xf7, 0x5a, 0x0d, 0xbf, 0x3a, 0x0d, 0x26,
 	0x38, 0x1a, 0xf4, 0xeb, 0xa4, 0xa9, 0x8e, 0xaa, 0x9b, 0x4e, 0x6a,
 };
-static const uint8_t private_key[TLS_EXCHANGE_KEY] = {
+static const uint8_t private_key[TLS_X25519_KEY] = {
 	0x5d, 0xab, 0x08, 0x7e, 0x62, 0x4a, 0x8a, 0x4b, 0x79, 0xe1, 0x7f,
 	0x8b, 0x83, 0x80, 0x0e, 0xe6, 0x6f, 0x3b, 0xb1, 0x29, 0x26, 0x18,
 	0xb6, 0xfd, 0x1c, 0x2f, 0x8b, 0x27, 0xff, 0x88, 0xe0, 0xeb,
 };
-static const uint8_t public_key[TLS_EXCHANGE_KEY] = {
+static const uint8_t public_key[TLS_X25519_KEY] = {
 	0xde, 0x9e, 0xdb, 0x7d, 0x7b, 0x7d, 0xc1, 0xb4, 0xd3, 0x5b, 0x61,
 	0xc2, 0xec, 0xe4, 0x35, 0x37, 0x3f, 0x83, 0x43, 0xc8, 0x5b, 0x78,
 	0x67, 0x4d, 0xad, 0xfc, 0x7e, 0x14, 0x6f, 0x88, 0x2b, 0x4f,
@@ -72,8 +73,8 @@ static void setup(struct tls_stream *s, uint8_t config)
 	memset(&due, 0, sizeof(due));
 	x->aead = suites[config & CONFIG_SUITE][0];
 	x->hash = suites[config & CONFIG_SUITE][1];
-	memcpy(x->private_key, private_key, sizeof(private_key));
-	memcpy(x->public_key, public_key, sizeof(public_key));
+	memcpy(x->key.private_part, private_key, sizeof(private_key));
+	memcpy(x->key.public_part, public_key, sizeof(public_key));
 	x->messages_len = MESSAGES;
 	if (config & CONFIG_TICKET) {
 		x->ticket.session_len = SESSION;

@@ -6,7 +6,8 @@
  * asserted after each step.
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -I../.. fuzz_stream.c \
- *         ../../tls_{kdf,record,stream,exchange,await}.c -lcrypto -o fuzz_stream
+ *         ../../tls_{dispatch,hash,x25519,kdf,aead,record,stream,exchange,await}.c \
+ *         -lcrypto -o fuzz_stream
  *   ./fuzz_stream -max_total_time=60 corpus_stream
  *
  * Input: one byte of version, role, suite and whether a Finished is due, then steps: kind, inner

@@ -3,7 +3,7 @@
  * Units of the AEAD of a record: vectors, damage, and which way to libcrypto is taken when a
  * provider's functions are missing, fail or do something else than they should:
  *
- *   gcc -I. -I../.. test_aead.c helper.c ../../tls_aead.c -lcmocka -lcrypto
+ *   gcc -I. -I../.. test_aead.c helper.c ../../tls_{aead,dispatch}.c -lcmocka -lcrypto
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -19,24 +19,21 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <string.h>
-#include <strings.h>
 
 #include <cmocka.h>
 
 #include <openssl/err.h>
 #include <openssl/evp.h>
-#if TLS_HAVE_PROVIDERS
-#include <openssl/core_dispatch.h>
-#include <openssl/provider.h>
-#endif
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define TEXT_MAX 16400
 
+#include "stand_ins.h"
+
 static const uint8_t aeads[] = {TLS_AEAD_AES_128_GCM, TLS_AEAD_AES_256_GCM,
 				TLS_AEAD_CHACHA20_POLY1305};
 
-/* ---- stand-ins for functions of libcrypto, found before its own ---- */
+/* ---- stand-ins for functions of libcrypto ---- */
 
 static unsigned evp_calls;    /* that set a key */
 static unsigned evp_zeros;    /* of these: one that is known to everybody */
@@ -51,12 +48,7 @@ static bool evp_may(const char *function)
 	return false;
 }
 
-#define REAL(type, name, params)                                                                   \
-	static type(*real) params;                                                                 \
-	if (!real)                                                                                 \
-	real = dlsym(RTLD_NEXT, #name)
-
-EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void)
+HIDDEN EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void)
 {
 	REAL(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void));
 
@@ -64,7 +56,7 @@ EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void)
 	return real();
 }
 
-void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *ctx)
+HIDDEN void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *ctx)
 {
 	REAL(void, EVP_CIPHER_CTX_free, (EVP_CIPHER_CTX *));
 
@@ -72,8 +64,8 @@ void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *ctx)
 	real(ctx);
 }
 
-int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *impl,
-		      const unsigned char *key, const unsigned char *iv, int enc)
+HIDDEN int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *impl,
+			     const unsigned char *key, const unsigned char *iv, int enc)
 {
 	REAL(int, EVP_CipherInit_ex,
 	     (EVP_CIPHER_CTX *, const EVP_CIPHER *, ENGINE *, const unsigned char *,
@@ -84,8 +76,8 @@ int EVP_CipherInit_ex(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, ENGINE *imp
 	return evp_may(key ? "key" : "init") ? real(ctx, cipher, impl, key, iv, enc) : 0;
 }
 
-int EVP_CipherUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len, const unsigned char *in,
-		     int in_len)
+HIDDEN int EVP_CipherUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len,
+			    const unsigned char *in, int in_len)
 {
 	REAL(int, EVP_CipherUpdate,
 	     (EVP_CIPHER_CTX *, unsigned char *, int *, const unsigned char *, int));
@@ -93,14 +85,14 @@ int EVP_CipherUpdate(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len, cons
 	return evp_may(out ? "text" : "aad") ? real(ctx, out, out_len, in, in_len) : 0;
 }
 
-int EVP_CipherFinal_ex(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len)
+HIDDEN int EVP_CipherFinal_ex(EVP_CIPHER_CTX *ctx, unsigned char *out, int *out_len)
 {
 	REAL(int, EVP_CipherFinal_ex, (EVP_CIPHER_CTX *, unsigned char *, int *));
 
 	return evp_may("final") ? real(ctx, out, out_len) : 0;
 }
 
-int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *ctx, int type, int arg, void *at)
+HIDDEN int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *ctx, int type, int arg, void *at)
 {
 	REAL(int, EVP_CIPHER_CTX_ctrl, (EVP_CIPHER_CTX *, int, int, void *));
 
@@ -109,27 +101,15 @@ int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *ctx, int type, int arg, void *at)
 
 #if TLS_HAVE_PROVIDERS
 
-#define TABLE_MAX 64
+static bool by_engine; /* EVP's cipher is no provider's */
 
-/* How what is shown of a provider differs from what it has. */
-static struct {
-	bool hidden;       /* no algorithm at all */
-	bool twice;        /* an algorithm */
-	bool by_engine;    /* EVP's cipher is no provider's */
-	const char *names; /* of every algorithm, instead of its own */
-	int missing;       /* a function's id */
-	int other;         /* likewise; by is called instead */
-	void (*by)(void);
-} shown;
-
-const EVP_CIPHER *EVP_CIPHER_CTX_get0_cipher(const EVP_CIPHER_CTX *ctx)
+HIDDEN const EVP_CIPHER *EVP_CIPHER_CTX_get0_cipher(const EVP_CIPHER_CTX *ctx)
 {
 	REAL(const EVP_CIPHER *, EVP_CIPHER_CTX_get0_cipher, (const EVP_CIPHER_CTX *));
 
-	return shown.by_engine ? EVP_aes_128_gcm() : real(ctx);
+	return by_engine ? EVP_aes_128_gcm() : real(ctx);
 }
 
-static OSSL_DISPATCH table[TABLE_MAX];
 static OSSL_FUNC_cipher_newctx_fn *real_new_ctx;
 static OSSL_FUNC_cipher_freectx_fn *real_free_ctx;
 static OSSL_FUNC_cipher_encrypt_init_fn *real_encrypt_init;
@@ -141,12 +121,9 @@ static OSSL_FUNC_cipher_get_ctx_params_fn *real_get_ctx_params;
 static int contexts;                           /* that are not freed */
 static unsigned direct_calls;                  /* that set a key */
 static uint8_t last_keys[2][TLS_AEAD_MAX_KEY]; /* of what was opened, of what was sealed */
-static int tables;                             /* that are still being looked at */
 static void *opening;                          /* the context of the last open */
 static size_t text_len;                        /* since the last init */
 static bool init_fails, update_fails, final_fails, params_fail;
-static int failure; /* what those return */
-
 static int fail_with_error(void)
 {
 	raise_error();
@@ -206,11 +183,7 @@ static int may_get_params(void *ctx, OSSL_PARAM params[])
 	return params_fail ? fail_with_error() : real_get_ctx_params(ctx, params);
 }
 
-static const struct {
-	int id;
-	void (**real)(void);
-	void (*noting)(void);
-} seen_functions[] = {
+static const struct shown_function cipher_functions[] = {
 #define SEEN(id, real, noting)                                                                     \
 	{                                                                                          \
 		OSSL_FUNC_CIPHER_##id, (void (**)(void)) & (real), (void (*)(void))(noting)        \
@@ -225,65 +198,23 @@ static const struct {
 #undef SEEN
 };
 
-static void table_fill(const OSSL_DISPATCH *from)
-{
-	size_t n = 0;
-
-	for (; from->function_id != 0; from++) {
-		OSSL_DISPATCH entry = *from;
-
-		for (size_t i = 0; i < COUNT(seen_functions); i++) {
-			if (seen_functions[i].id == entry.function_id) {
-				*seen_functions[i].real = entry.function;
-				entry.function = seen_functions[i].noting;
-			}
-		}
-		if (entry.function_id == shown.other)
-			entry.function = shown.by;
-		if (entry.function_id != shown.missing)
-			table[n++] = entry;
+static const struct shown_algorithm cipher_algorithms[TLS_AEADS] = {
+#define CIPHER(name)                                                                               \
+	{                                                                                          \
+		OSSL_OP_CIPHER, (name), cipher_functions, COUNT(cipher_functions)                  \
 	}
-	memset(&table[n], 0, sizeof(table[n]));
-}
+	[TLS_AEAD_AES_128_GCM] = CIPHER("AES-128-GCM"),
+	[TLS_AEAD_AES_256_GCM] = CIPHER("AES-256-GCM"),
+	[TLS_AEAD_CHACHA20_POLY1305] = CIPHER("ChaCha20-Poly1305"),
+#undef CIPHER
+};
 
-/* Shows one algorithm of the provider, the one that this program is about at the moment. */
-static const char *about;
+/* The one that this program is about at the moment: they share where their functions are noted. */
+static uint8_t about = TLS_AEAD_AES_128_GCM;
 
-const OSSL_ALGORITHM *OSSL_PROVIDER_query_operation(const OSSL_PROVIDER *provider, int operation,
-						    int *no_cache)
+static const struct shown_algorithm *shown_algorithm(size_t i)
 {
-	static OSSL_ALGORITHM all[3];
-	const OSSL_ALGORITHM *from;
-	REAL(const OSSL_ALGORITHM *, OSSL_PROVIDER_query_operation,
-	     (const OSSL_PROVIDER *, int, int *));
-
-	assert_int_equal(operation, OSSL_OP_CIPHER);
-	if (shown.hidden)
-		return NULL;
-	from = real(provider, operation, no_cache);
-	while (strncasecmp(from->algorithm_names, about, strlen(about)) != 0 ||
-	       from->algorithm_names[strlen(about)] == '-') /* AES-128-GCM-SIV */
-		from++;
-	table_fill(from->implementation);
-	all[0] = *from;
-	all[0].implementation = table;
-	if (shown.names)
-		all[0].algorithm_names = shown.names;
-	memset(&all[1], 0, sizeof(all[1]));
-	if (shown.twice)
-		all[1] = all[0];
-	tables++;
-	return all;
-}
-
-void OSSL_PROVIDER_unquery_operation(const OSSL_PROVIDER *provider, int operation,
-				     const OSSL_ALGORITHM *algorithms)
-{
-	(void)provider;
-	assert_int_equal(operation, OSSL_OP_CIPHER);
-	assert_non_null(algorithms);
-	tables--;
-	memset(table, 0xff, sizeof(table)); /* nobody may look into it any more */
+	return i == 0 ? &cipher_algorithms[about] : NULL;
 }
 
 #endif
@@ -473,7 +404,7 @@ static void test_unknown(void **state)
 static void hide_provider(bool hidden)
 {
 #if TLS_HAVE_PROVIDERS
-	shown.hidden = hidden;
+	shown.hidden = hidden ? OSSL_OP_CIPHER : 0;
 #else
 	(void)hidden;
 #endif
@@ -485,9 +416,7 @@ static void begin(uint8_t aead)
 	tls_aead_thread_end();
 #if TLS_HAVE_PROVIDERS
 	memset(last_keys, 0, sizeof(last_keys));
-	about = aead == TLS_AEAD_AES_128_GCM   ? "AES-128-GCM"
-		: aead == TLS_AEAD_AES_256_GCM ? "AES-256-GCM"
-					       : "ChaCha20-Poly1305";
+	about = aead;
 #endif
 	assert_round_trip(aead, 100);
 	evp_calls = 0;
@@ -507,7 +436,7 @@ static void assert_way(uint8_t aead, bool by_evp)
 	assert_int_equal(direct_calls > 0, !by_evp);
 	assert_int_equal(contexts, by_evp ? 0 : 2);
 	assert_int_equal(evp_contexts, by_evp ? 2 : 0);
-	assert_int_equal(tables, 0);
+	assert_int_equal(open_queries, 0);
 	tls_aead_thread_end();
 	assert_int_equal(contexts, 0);
 	assert_int_equal(evp_contexts, 0);
@@ -525,7 +454,7 @@ static void test_no_provider(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < COUNT(aeads); i++) {
-		shown.hidden = true;
+		hide_provider(true);
 		assert_way(aeads[i], true);
 	}
 }
@@ -533,25 +462,26 @@ static void test_no_provider(void **state)
 static void test_engine(void **state)
 {
 	(void)state;
-	shown.by_engine = true;
+	by_engine = true;
 	assert_way(TLS_AEAD_AES_128_GCM, true);
+	by_engine = false;
 }
 
 static void test_two_of_a_name(void **state)
 {
 	(void)state;
-	shown.twice = true;
+	shown.twice = OSSL_OP_CIPHER;
 	assert_way(TLS_AEAD_AES_128_GCM, true);
 }
 
 static void test_function_is_missing(void **state)
 {
 	(void)state;
-	for (size_t i = 0; i < COUNT(seen_functions); i++) {
-		shown.missing = seen_functions[i].id;
+	for (size_t i = 0; i < COUNT(cipher_functions); i++) {
+		shown.missing = (struct function_id){OSSL_OP_CIPHER, cipher_functions[i].id};
 		assert_way(TLS_AEAD_AES_128_GCM, true);
 	}
-	shown.missing = OSSL_FUNC_CIPHER_DUPCTX;
+	shown.missing = (struct function_id){OSSL_OP_CIPHER, OSSL_FUNC_CIPHER_DUPCTX};
 	assert_way(TLS_AEAD_AES_128_GCM, false);
 }
 
@@ -688,36 +618,10 @@ static void test_function_does_something_else(void **state)
 	(void)state;
 	for (size_t i = 0; i < COUNT(others); i++) {
 		for (size_t j = 0; j < COUNT(aeads); j++) {
-			shown.other = others[i].id;
+			shown.other = (struct function_id){OSSL_OP_CIPHER, others[i].id};
 			shown.by = others[i].by;
 			assert_way(aeads[j], true);
 		}
-	}
-}
-
-static void test_names(void **state)
-{
-	static const struct {
-		const char *names;
-		bool found;
-	} rows[] = {
-		{"AES-128-GCM", true},
-		{"aes-128-gcm", true},
-		{"one:AES-128-GCM", true},
-		{"AES-128-GCM:one", true},
-		{"a:b:AES-128-gcm:c", true},
-		{"AES-128-GCM-SIV", false},
-		{"XAES-128-GCM", false},
-		{"AES-128-GC", false},
-		{"", false},
-		{":", false},
-		{"AES-128-CCM:AES-256-GCM", false},
-	};
-
-	(void)state;
-	for (size_t i = 0; i < COUNT(rows); i++) {
-		shown.names = rows[i].names;
-		assert_way(TLS_AEAD_AES_128_GCM, !rows[i].found);
 	}
 }
 
@@ -731,7 +635,7 @@ static void test_no_is_negative(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < COUNT(aeads); i++) {
-		shown.other = OSSL_FUNC_CIPHER_FINAL;
+		shown.other = (struct function_id){OSSL_OP_CIPHER, OSSL_FUNC_CIPHER_FINAL};
 		shown.by = (void (*)(void))negative_final;
 		assert_way(aeads[i], false);
 	}
@@ -788,7 +692,7 @@ static void test_keeps_errors(void **state)
 	(void)state;
 	for (int hidden = 0; hidden < 2; hidden++) {
 		tls_aead_thread_end();
-		shown.hidden = hidden;
+		hide_provider(hidden);
 		raise_error();
 		tls_aead_seal(&(struct tls_aead_with){.aead = TLS_AEAD_AES_128_GCM,
 						      .key = last_keys[0],
@@ -899,7 +803,6 @@ int main(void)
 		cmocka_unit_test(test_two_of_a_name),
 		cmocka_unit_test(test_function_is_missing),
 		cmocka_unit_test(test_function_does_something_else),
-		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_no_is_negative),
 		cmocka_unit_test(test_function_fails_later),
 		cmocka_unit_test(test_cannot_forget),

@@ -129,8 +129,8 @@ static const EVP_MD *md_of(uint8_t hash)
 }
 
 /* PRF(secret, label, seed) of RFC 5246 section 5. */
-static void prf(uint8_t hash, struct tls_kdf_bytes secret, const char *label,
-		struct tls_kdf_bytes seed, uint8_t *out, size_t len)
+static void prf(uint8_t hash, struct tls_bytes secret, const char *label, struct tls_bytes seed,
+		uint8_t *out, size_t len)
 {
 	char *digest = hash == TLS_PRF_SHA384 ? "SHA384" : "SHA256";
 	OSSL_PARAM params[] = {
@@ -171,8 +171,8 @@ static void prf_of_script(uint8_t hash, const uint8_t *secret, size_t secret_len
 	unsigned int digest_len;
 
 	assert_int_equal(EVP_Digest(s->bytes, s->len, digest, &digest_len, md_of(hash), NULL), 1);
-	prf(hash, (struct tls_kdf_bytes){secret, secret_len}, label,
-	    (struct tls_kdf_bytes){digest, digest_len}, out, len);
+	prf(hash, (struct tls_bytes){secret, secret_len}, label,
+	    (struct tls_bytes){digest, digest_len}, out, len);
 }
 
 /* RFC 5246 section 6.3: the key block is both keys, then both IVs, the client's first. */
@@ -185,8 +185,8 @@ static void split_key_block(const struct tls_exchange *x, const uint8_t *master,
 
 	memcpy(seed, x->server_random, TLS_RANDOM);
 	memcpy(seed + TLS_RANDOM, x->client_random, TLS_RANDOM);
-	prf(x->hash, (struct tls_kdf_bytes){master, TLS_MASTER_SECRET}, "key expansion",
-	    (struct tls_kdf_bytes){seed, sizeof(seed)}, block, 2 * (key + iv));
+	prf(x->hash, (struct tls_bytes){master, TLS_MASTER_SECRET}, "key expansion",
+	    (struct tls_bytes){seed, sizeof(seed)}, block, 2 * (key + iv));
 	memset(client, 0, sizeof(*client));
 	client->version = TLS_VERSION_1_2;
 	client->aead = x->aead;
@@ -197,16 +197,6 @@ static void split_key_block(const struct tls_exchange *x, const uint8_t *master,
 	memcpy(client->iv, block + 2 * key, iv);
 	memcpy(server->iv, block + 2 * key + iv, iv);
 }
-
-/* RFC 7748 section 6.1: the client is Alice, the server Bob. */
-static const char client_share[] =
-	"8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
-static const char server_private[] =
-	"5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb";
-static const char server_share[] =
-	"de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
-static const char shared_secret[] =
-	"4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742";
 
 /* ---- what may come ---- */
 
@@ -233,14 +223,15 @@ static void waiting_script(const struct waiting *w, struct script *s)
 	script_add(s, w->key_exchange, sizeof(w->key_exchange));
 }
 
+/* RFC 7748 section 6.1: the client is Alice, the server Bob. */
 static void make_client(struct waiting *w)
 {
 	const struct tls_exchange *x = &w->a.exchange;
-	uint8_t secret[TLS_EXCHANGE_KEY];
+	uint8_t secret[TLS_X25519_KEY];
 	struct script script;
 
 	unhex("1000002120", w->key_exchange);
-	unhex(client_share, w->key_exchange + 5);
+	unhex(alice_public, w->key_exchange + 5);
 	unhex(shared_secret, secret);
 	waiting_script(w, &script);
 	prf_of_script(x->hash, secret, sizeof(secret), "extended master secret", &script, w->master,
@@ -269,8 +260,8 @@ static void make_waiting(struct waiting *w, const struct suite *suite)
 	memset(w, 0, sizeof(*w));
 	x->aead = suite->aead;
 	x->hash = suite->hash;
-	unhex(server_private, x->private_key);
-	unhex(server_share, x->public_key);
+	unhex(bob_private, x->key.private_part);
+	unhex(bob_public, x->key.public_part);
 	memset(x->client_random, 0xcc, sizeof(x->client_random));
 	memset(x->server_random, 0x55, sizeof(x->server_random));
 	for (size_t i = 0; i < sizeof(w->messages); i++)
@@ -319,6 +310,23 @@ static int waiting_read(struct waiting *w, const uint8_t *rec, size_t len, uint8
 	assert_int_equal(rc < 0, ev->error != NULL);
 	assert_true(ev->reply_len <= TLS_AWAIT_REPLY_MAX);
 	return rc;
+}
+
+/* The thread begins anew, with one of the two ways to libcrypto. */
+static void new_thread(bool by_evp)
+{
+	shown.hidden = by_evp ? EVERY_OPERATION : 0;
+	end_thread();
+	evp_calls = direct_calls = 0;
+	evp_hashes = direct_hashes = 0;
+}
+
+/* That way was taken, and no other. */
+static void assert_was(bool by_evp)
+{
+	assert_int_equal(evp_calls > 0, by_evp);
+	assert_int_equal(direct_calls > 0, !by_evp);
+	assert_int_equal(by_evp ? direct_hashes : evp_hashes, 0);
 }
 
 /* The record that a row's part stands for. */
@@ -559,12 +567,11 @@ static size_t waiting_at(struct waiting *w, size_t suite, int step, uint8_t *rec
 }
 
 /* What is known once the ClientKeyExchange has come, and when each key comes into use. */
-static void test_keys(void **state)
+static void check_keys(void)
 {
 	uint8_t rec[128];
 	struct waiting w;
 
-	(void)state;
 	for (size_t i = 0; i < COUNT(suites); i++) {
 		waiting_at(&w, i, 0, rec);
 		assert_int_equal(w.a.step, TLS_AWAIT_KEY_EXCHANGE);
@@ -581,6 +588,18 @@ static void test_keys(void **state)
 		assert_int_equal(w.a.expected_len, sizeof(w.finished));
 		assert_memory_equal(w.a.expected, w.finished, sizeof(w.finished));
 	}
+}
+
+static void test_keys(void **state)
+{
+	(void)state;
+	for (int by_evp = 0; by_evp < 2; by_evp++) {
+		new_thread(by_evp);
+		check_keys();
+		assert_true(evp_hashes + direct_hashes > 0);
+		assert_was(by_evp);
+	}
+	new_thread(false);
 }
 
 /* A part of a record yields nothing but the wish for the rest. */
@@ -718,27 +737,37 @@ static void test_other_keys(void **state)
 }
 
 /* RFC 7748 section 6.1: whoever sends one of these knows the secret, whatever the other key is. */
-static void test_small_order(void **state)
+static void check_small_order(const char *share, uint8_t last_bit, size_t suite)
 {
 	uint8_t rec[128], reply[TLS_AWAIT_REPLY_MAX];
 	struct tls_stream_event ev;
 	struct waiting w;
-	size_t need;
+	size_t need, n = waiting_at(&w, suite, 0, rec);
 
+	unhex(share, rec + TLS_RECORD_HEADER + 5);
+	rec[n - 1] |= last_bit;
+	assert_int_equal(waiting_read(&w, rec, n, reply, &ev, &need), -1);
+	assert_int_equal(ev.alert_sent, TLS_ALERT_ILLEGAL_PARAMETER);
+	assert_string_equal(ev.error, "bad key share");
+	assert_zeros(w.s.wr.key, sizeof(w.s.wr.key));
+	check_alert(reply, &ev);
+	check_dead(&w);
+	assert_int_equal(ERR_peek_error(), 0);
+}
+
+static void test_small_order(void **state)
+{
 	(void)state;
-	for (size_t i = 0; i < 2 * COUNT(small_order); i++) {
-		size_t n = waiting_at(&w, i % COUNT(suites), 0, rec);
-
-		unhex(small_order[i / 2], rec + TLS_RECORD_HEADER + 5);
-		rec[n - 1] |= i % 2 ? 0x80 : 0; /* which X25519 ignores */
-		assert_int_equal(waiting_read(&w, rec, n, reply, &ev, &need), -1);
-		assert_int_equal(ev.alert_sent, TLS_ALERT_ILLEGAL_PARAMETER);
-		assert_string_equal(ev.error, "bad key share");
-		assert_zeros(w.s.wr.key, sizeof(w.s.wr.key));
-		check_alert(reply, &ev);
-		check_dead(&w);
-		assert_int_equal(ERR_peek_error(), 0);
+	for (int by_evp = 0; by_evp < 2; by_evp++) {
+		new_thread(by_evp);
+		for (size_t i = 0; i < COUNT(small_order); i++) {
+			check_small_order(small_order[i], 0, i % COUNT(suites));
+			/* which X25519 ignores */
+			check_small_order(small_order[i], 0x80, i % COUNT(suites));
+		}
+		assert_was(by_evp);
 	}
+	new_thread(false);
 }
 
 /* While it waits this end says goodbye without protection; later with it. */
@@ -885,37 +914,80 @@ static void check_failed(struct waiting *w, int step, int rc, const uint8_t *rep
 	assert_zeros(&w->a, sizeof(w->a));
 }
 
-/* Whatever call fails while a record is read: whether the thread has its contexts or needs new
- * ones. Returns how often the record could be opened nevertheless. */
-static int fail_each_call(size_t suite, int step, bool new_thread, int *count)
-{
-	uint8_t rec[128], reply[TLS_AWAIT_REPLY_MAX];
-	struct waiting before, w;
-	struct tls_stream_event ev;
-	size_t need, n = waiting_at(&before, suite, step, rec);
-	int opened = 0, rc;
+/* What a thread has when a record comes. */
+struct thread {
+	bool is_new; /* no contexts yet, and no ways to libcrypto */
+	bool by_evp; /* which those are */
+};
 
-	for (int i = 0; i < 2; i++) { /* the first time it may make contexts in any case */
-		if (new_thread)
-			end_thread();
-		w = before;
-		calls = 0;
-		assert_int_equal(waiting_read(&w, rec, n, reply, &ev, &need), 1);
+/* A record that comes as the handshake is at a step. */
+struct turn {
+	struct waiting before, after;
+	uint8_t rec[128], reply[TLS_AWAIT_REPLY_MAX];
+	size_t len;
+	struct tls_stream_event ev;
+};
+
+static int take_turn(struct turn *t, struct thread thread)
+{
+	size_t need;
+
+	if (thread.is_new)
+		end_thread();
+	t->after = t->before;
+	calls = spare_calls = 0;
+	return waiting_read(&t->after, t->rec, t->len, t->reply, &t->ev, &need);
+}
+
+/* Whatever call fails beside those of the handshake, it fails nothing. Returns their number. */
+static int fail_each_spare_call(struct turn *t, struct thread thread)
+{
+	uint8_t want[TLS_AWAIT_REPLY_MAX];
+	struct waiting after;
+	int count;
+
+	assert_int_equal(take_turn(t, thread), 1);
+	count = spare_calls;
+	after = t->after;
+	memcpy(want, t->reply, t->ev.reply_len);
+	for (int i = 1; i <= count; i++) {
+		spare_call_fails = i;
+		assert_int_equal(take_turn(t, thread), 1);
+		assert_int_equal(spare_call_fails, 0);
+		assert_memory_equal(&t->after, &after, sizeof(after));
+		assert_memory_equal(t->reply, want, t->ev.reply_len);
+		assert_forgotten();
+		assert_int_equal(ERR_peek_error(), 0);
+		assert_int_equal(take_turn(t, thread), 1); /* makes again what could not forget */
 	}
+	return count;
+}
+
+/* Whatever call fails while a record is read. Returns how often the record could be opened
+ * nevertheless. */
+static int fail_each_call(size_t suite, int step, struct thread thread, int *count)
+{
+	struct turn t;
+	int opened = 0;
+
+	t.len = waiting_at(&t.before, suite, step, t.rec);
+	assert_int_equal(take_turn(&t, thread), 1); /* it may make contexts in any case */
+	assert_int_equal(fail_each_spare_call(&t, thread) > 0, step != 1);
+	new_thread(thread.by_evp);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(take_turn(&t, thread), 1);
 	*count = calls;
 	for (int i = 1; i <= *count; i++) {
-		if (new_thread)
-			end_thread();
-		w = before;
+		int rc;
+
 		call_fails = i;
-		rc = waiting_read(&w, rec, n, reply, &ev, &need);
+		rc = take_turn(&t, thread);
 		assert_int_equal(call_fails, 0);
-		check_failed(&w, step, rc, reply, &ev);
-		opened += ev.alert_sent == TLS_ALERT_INTERNAL_ERROR;
-		assert_true(opened == 0 || ev.alert_sent == TLS_ALERT_INTERNAL_ERROR);
+		check_failed(&t.after, step, rc, t.reply, &t.ev);
+		opened += t.ev.alert_sent == TLS_ALERT_INTERNAL_ERROR;
+		assert_true(opened == 0 || t.ev.alert_sent == TLS_ALERT_INTERNAL_ERROR);
 	}
-	w = before;
-	assert_int_equal(waiting_read(&w, rec, n, reply, &ev, &need), 1);
+	assert_int_equal(take_turn(&t, thread), 1);
 	return opened;
 }
 
@@ -924,52 +996,20 @@ static void test_libcrypto_fails(void **state)
 	int count, opened;
 
 	(void)state;
-	for (size_t i = 0; i < COUNT(suites); i++) {
-		for (int new_thread = 0; new_thread < 2; new_thread++) {
-			opened = fail_each_call(i, 0, new_thread, &count);
-			assert_true(count >= 8 + 4 + 3 * 4);
-			assert_int_equal(opened, count);
-			fail_each_call(i, 1, new_thread, &count);
-			assert_int_equal(count, 0);
-			opened = fail_each_call(i, 2, new_thread, &count);
-			assert_true(opened >= 4 + 3 + 4 + 4 + 4 && opened < count);
-		}
+	for (size_t i = 0; i < 4 * COUNT(suites); i++) {
+		struct thread thread = {.is_new = i & 1, .by_evp = i & 2};
+
+		new_thread(thread.by_evp);
+		opened = fail_each_call(i / 4, 0, thread, &count);
+		assert_true(count >= 8 + 4 + 3 * 4);
+		assert_int_equal(opened, count);
+		assert_was(thread.by_evp);
+		fail_each_call(i / 4, 1, thread, &count);
+		assert_int_equal(count, 0);
+		opened = fail_each_call(i / 4, 2, thread, &count);
+		assert_true(opened >= 4 + 3 + 4 + 4 + 4 && opened < count);
 	}
-}
-
-/* The answer is what the functions give, and nothing of the try stays. */
-static void check_works(bool want)
-{
-	private_at = NULL;
-	assert_int_equal(tls_exchange_works(), want);
-	assert_null(private_at);
-	assert_int_equal(ERR_peek_error(), 0);
-}
-
-static void test_works(void **state)
-{
-	int count;
-
-	(void)state;
-	end_thread();
-	check_works(true);
-	calls = 0;
-	check_works(true);
-	count = calls;
-	assert_true(count >= 3 + 8);
-	for (int i = 1; i <= count; i++) {
-		call_fails = i;
-		check_works(false);
-		assert_int_equal(call_fails, 0);
-	}
-	derive_lies = true;
-	check_works(false);
-	derive_lies = false;
-	derive_cuts = true;
-	check_works(false);
-	derive_cuts = false;
-	check_works(true);
-	memset(exposed, 0, sizeof(exposed)); /* the secret is the public key */
+	new_thread(false);
 }
 
 /* ---- OpenSSL's client and server ---- */
@@ -1441,8 +1481,7 @@ static struct link *link_resumed(const struct setup *how)
 	tls_traffic_note_nonce(&server->traffic, SSL_get_wbio(server->ssl));
 	assert_true(tls_traffic_foretell_resumed(
 		&server->traffic, server->ssl,
-		(struct tls_kdf_bytes){server->messages, server->messages_len}, &l->s,
-		verify_data));
+		(struct tls_bytes){server->messages, server->messages_len}, &l->s, verify_data));
 	tls_await_begin_resumed(&l->s, &l->a, verify_data);
 	assert_int_equal(l->s.flags, TLS_STREAM_AWAITS);
 	pump(server->ssl, l->client);
@@ -1458,7 +1497,7 @@ static void test_resumed_states(void **state)
 {
 	struct setup how = {.suite = &suites[2]};
 	struct link *l = &the_link;
-	struct tls_kdf_bytes messages = {l->server.messages, 10};
+	struct tls_bytes messages = {l->server.messages, 10};
 	uint8_t verify_data[TLS_EXCHANGE_VERIFY];
 	struct tls_stream s;
 
@@ -1750,8 +1789,8 @@ static void test_exchange_is_filled_in(void **state)
 		assert_int_equal(x.hash, suites[i].hash);
 		assert_memory_equal(l->server.messages + 6, x.client_random, random);
 		assert_memory_equal(l->server.hello + 6, x.server_random, random);
-		public_of(x.private_key, public_key);
-		assert_memory_equal(x.public_key, public_key, sizeof(public_key));
+		public_of(x.key.private_part, public_key);
+		assert_memory_equal(x.key.public_part, public_key, sizeof(public_key));
 		assert_int_equal(x.ticket.session_len, 0);
 		assert_zeros(x.master, sizeof(x.master));
 		link_free(l);
@@ -1998,6 +2037,10 @@ static int group_begin(void **state)
 	make_rsa_identity(rsa_ctx);
 	ticket_keys = tls_ticket_keys_new();
 	aead_may_succeed = call_may_succeed;
+	note_secret = expose;
+	note_hmac_key = expose_hmac_key;
+	note_hashed = expose_pad;
+	note_wiped = keep_wiped;
 	return 0;
 }
 
@@ -2032,7 +2075,6 @@ int main(void)
 		cmocka_unit_test(test_no_number_left),
 		cmocka_unit_test(test_unknown_suites),
 		cmocka_unit_test(test_libcrypto_fails),
-		cmocka_unit_test(test_works),
 		cmocka_unit_test(test_pieces),
 		cmocka_unit_test(test_master),
 		cmocka_unit_test(test_replayed),
@@ -2071,7 +2113,6 @@ static void test_does_not_work(void **state)
 	uint8_t verify_data[TLS_EXCHANGE_VERIFY], alert = 0;
 
 	(void)state;
-	assert_false(tls_exchange_works());
 	assert_int_equal(tls_exchange_keys(&x, bytes, bytes, &client, &server, verify_data, &alert),
 			 -1);
 	assert_int_equal(alert, TLS_ALERT_INTERNAL_ERROR);

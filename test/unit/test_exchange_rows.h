@@ -266,17 +266,6 @@ static const struct row rows[] = {
 	{"clear close_notify behind it", {KEX, CHANGE, RECORD(CLEAR, 21, "0100")}, BAD_MAC},
 };
 
-/* Shares of which X25519 makes zeros: the points whose order divides 8, reduced or not. */
-static const char *const small_order[] = {
-	"0000000000000000000000000000000000000000000000000000000000000000",
-	"0100000000000000000000000000000000000000000000000000000000000000",
-	"e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
-	"5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
-	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-	"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-	"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-};
-
 /* A ServerHello from its version on, with a random that is put in: what precedes and follows it. */
 struct hello_row {
 	const char *name, *after;

@@ -4,9 +4,9 @@
  * memory, and every alert and limit is a row of the table in
  * test_stream_rows.h:
  *
- *   gcc -I. -I../.. test_stream.c helper.c aead.c ../../tls_record.c ../../tls_kdf.c \
- *       ../../tls_aead.c ../../tls_stream.c -Wl,--wrap=tls_aead_seal,--wrap=tls_aead_open \
- *       -lcmocka -lssl -lcrypto
+ *   gcc -I. -I../.. test_stream.c helper.c aead.c \
+ *       ../../tls_{record,stream,kdf,hash,aead,dispatch}.c \
+ *       -Wl,--wrap=tls_aead_seal,--wrap=tls_aead_open -lcmocka -lssl -lcrypto
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
