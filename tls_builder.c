@@ -469,6 +469,20 @@ static void build_idents(struct builder *b)
 
 /* ---- the whole ---- */
 
+/* The default, unless another one has the library's groups: see tls_protocol_enter(). */
+static const struct tls_domain *find_beginning(const struct tls_domain_set *set)
+{
+	const struct tls_domain *found = set->server_default;
+
+	for (size_t i = 0; i < set->count && (!found || found->settings.groups); i++) {
+		const struct tls_domain *d = &set->domains[i];
+
+		if (d->role == TLS_ROLE_SERVER && (!found || !d->settings.groups))
+			found = d;
+	}
+	return found;
+}
+
 static void finish_domains(struct builder *b)
 {
 	for (size_t i = 0; i < b->set->count; i++) {
@@ -481,6 +495,7 @@ static void finish_domains(struct builder *b)
 		else if (d->scope == TLS_CONFIG_DEFAULT)
 			b->set->client_default = d;
 	}
+	b->set->server_begin = find_beginning(b->set);
 }
 
 /* Keys of a file are read each time; generated ones go on from set to set. */

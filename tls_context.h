@@ -12,8 +12,8 @@
  * certificate is that of the setting certificate. */
 SSL_CTX *tls_context_new(const struct tls_context_input *input, struct tls_report *report);
 
-/* Gives an accepted connection, after it was switched to a context or began with it, what OpenSSL
- * does not take over from that. */
+/* Gives an accepted connection, after it was switched to a context, what OpenSSL does not take over
+ * from that. */
 bool tls_context_enter(SSL *ssl, const SSL_CTX *ctx);
 
 /* True when every certificate is accepted and only the result kept: optional_no_ca. */

@@ -136,8 +136,9 @@ static struct tls_domain *look_up(const struct tls_domain_set *set, const char *
 {
 	char key[KEY_SIZE];
 
-	if (snprintf(key, sizeof(key), "%s|%s%s%s", kind, address, address[0] ? "|" : "", name) >=
-	    (int)sizeof(key))
+	/* Default sections have no keys, and many installations have no others. */
+	if (set->key_count == 0 || snprintf(key, sizeof(key), "%s|%s%s%s", kind, address,
+					    address[0] ? "|" : "", name) >= (int)sizeof(key))
 		return NULL;
 	lower(key);
 	return tls_map_get(set->index, key);

@@ -61,9 +61,11 @@ struct tls_domain_set {
 	struct tls_domain *domains;
 	size_t count;
 	struct tls_domain *server_default, *client_default; /* among them, or NULL */
-	struct tls_map *names;                              /* of domains, to them */
-	struct tls_map *index;                              /* search keys to domains */
-	char **keys;                                        /* of the index */
+	/* Whose context a connection is accepted with; NULL: there is no server. */
+	const struct tls_domain *server_begin;
+	struct tls_map *names; /* of domains, to them */
+	struct tls_map *index; /* search keys to domains */
+	char **keys;           /* of the index */
 	size_t key_count;
 	struct tls_ticket_keys *tickets;
 	struct tls_config *config;       /* NULL: made of module parameters */

@@ -23,7 +23,7 @@
 
 /* What an SSL_CTX cannot hold by itself. Owner: the SSL_CTX; never changes once that is built. */
 struct extra {
-	char *groups;  /* of a server; NULL: the library's */
+	char *groups;  /* what tls_protocol_enter() gives; NULL: the library's */
 	uint8_t *alpn; /* as on the wire: each name after a byte that is its length (RFC 7301) */
 	size_t alpn_len;
 };
@@ -405,13 +405,12 @@ static void build_groups(struct tls_build *b)
 	char *groups = known_names(b, &b->input->places->groups, "groups", "group",
 				   b->settings->groups, set_groups);
 
-	if (groups && b->input->role == TLS_ROLE_SERVER && extra) {
-		extra->groups = groups;
-		return;
-	}
 	if (groups && (!extra || SSL_CTX_set1_groups_list(b->ctx, groups) != 1))
 		SAY_ERROR(b, groups, "out of memory");
-	OPENSSL_free(groups);
+	if (extra)
+		extra->groups = groups;
+	else
+		OPENSSL_free(groups);
 }
 
 bool tls_protocol_enter(SSL *ssl, const SSL_CTX *ctx)

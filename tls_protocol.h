@@ -19,7 +19,8 @@ void tls_protocol_probe(struct tls_build *b);
 
 /*
  * Gives an accepted connection the groups of the SSL_CTX that it was switched to. OpenSSL takes
- * groups over when an SSL is made and cannot reset them, so no SSL_CTX of a server has any.
+ * groups over when an SSL is made and cannot reset them to the library's, so an SSL has to begin
+ * with an SSL_CTX that has none if there is one.
  */
 bool tls_protocol_enter(SSL *ssl, const SSL_CTX *ctx);
 

@@ -224,25 +224,23 @@ static void note_server_name(struct tls_session *s, SSL *ssl)
  * algorithms, ALPN, stapling and security level come with the SSL_CTX; so does the session context,
  * since it is still the old one's.
  */
-static bool switch_domain(struct tls_session *s, const struct tls_domain *domain)
+static bool switch_context(SSL *ssl, SSL_CTX *ctx)
 {
-	SSL_CTX *ctx = domain->ctx;
-
-	s->domain = domain;
-	if (SSL_set_SSL_CTX(s->ssl, ctx) != ctx)
+	if (SSL_set_SSL_CTX(ssl, ctx) != ctx)
 		return false;
 	if (!tls_workaround_on(TLS_WORKAROUND_SWITCH_CONTEXT))
 		return true;
-	SSL_set_verify(s->ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
-	SSL_set_verify_depth(s->ssl, SSL_CTX_get_verify_depth(ctx));
-	return SSL_set_min_proto_version(s->ssl, SSL_CTX_get_min_proto_version(ctx)) &&
-	       SSL_set_max_proto_version(s->ssl, SSL_CTX_get_max_proto_version(ctx));
+	SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ctx), SSL_CTX_get_verify_callback(ctx));
+	SSL_set_verify_depth(ssl, SSL_CTX_get_verify_depth(ctx));
+	return SSL_set_min_proto_version(ssl, SSL_CTX_get_min_proto_version(ctx)) &&
+	       SSL_set_max_proto_version(ssl, SSL_CTX_get_max_proto_version(ctx));
 }
 
 static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
 {
-	return (domain == s->domain || switch_domain(s, domain)) &&
-	       tls_context_enter(s->ssl, domain->ctx);
+	s->domain = domain;
+	return SSL_get_SSL_CTX(s->ssl) == domain->ctx ||
+	       (switch_context(s->ssl, domain->ctx) && tls_context_enter(s->ssl, domain->ctx));
 }
 
 /* RFC 8446 section 4.2.9: a server of TLS 1.3 gives no ticket that the client could not use. */
@@ -290,13 +288,10 @@ void tls_session_prepare(SSL_CTX *ctx, bool keylog)
 	tls_resume_prepare(ctx);
 }
 
-/* A domain to begin with, until the ClientHello tells the right one. */
-static const struct tls_domain *any_server_domain(const struct tls_domain_set *set)
+/* What an accepted connection belongs to until its ClientHello tells. */
+static const struct tls_domain *first_domain(const struct tls_domain_set *set)
 {
-	for (size_t i = 0; !set->server_default && i < set->count; i++)
-		if (set->domains[i].role == TLS_ROLE_SERVER)
-			return &set->domains[i];
-	return set->server_default;
+	return set->server_default ? set->server_default : set->server_begin;
 }
 
 static bool is_ip_address(const char *name)
@@ -325,12 +320,12 @@ static bool session_start(struct tls_session *s, const struct tls_session_setup 
 	if (!server)
 		take_name(s, setup->server_name,
 			  strnlen(setup->server_name, sizeof(s->server_name) - 1));
-	s->domain = server ? any_server_domain(s->set)
+	s->domain = server ? first_domain(s->set)
 			   : tls_domain_find_client(s->set, setup->server_id, &setup->remote,
 						    s->server_name);
 	if (!s->domain)
 		return false;
-	s->ssl = SSL_new(s->domain->ctx);
+	s->ssl = SSL_new(server ? s->set->server_begin->ctx : s->domain->ctx);
 	s->in = BIO_new(BIO_s_mem());
 	s->out = BIO_new(BIO_s_mem());
 	if (!s->ssl || !s->in || !s->out || !SSL_set_ex_data(s->ssl, session_index, s) ||

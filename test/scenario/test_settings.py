@@ -227,6 +227,18 @@ def test_groups_are_cleared(ser, certs, where):
     assert "alert handshake failure" in s_client(ser, certs, where, "-groups", "X25519", asked=False)
 
 
+def test_library_groups_beside_others(ser, certs, where):
+    """Whichever of two sections leaves groups to the library, both have theirs and nothing of the other's."""
+    other = "a.example.org" if where is None else None
+    for these, those in (({"groups": "P-521"}, {"groups": '""'}), ({"groups": '""'}, {"groups": "P-521"})):
+        put(ser, certs, where, these, those)
+        for name, settings in ((where, these), (other, those)):
+            free = settings["groups"] == '""'
+            said = s_client(ser, certs, name, "-tls1_3", "-groups", "X448", asked=free)
+            assert ("X448" if free else "alert handshake failure") in said, said
+            assert "secp521r1" in s_client(ser, certs, name, "-tls1_3", "-groups", "P-521")
+
+
 def test_groups_of_a_client(ser, certs):
     """SER's own offer: the key share of its ClientHello is of the first group."""
     load(ser, base(certs), section("client:default", groups="P-521:P-384"))
