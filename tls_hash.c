@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define MAX_BLOCK 128
+
 static const struct {
 	const char *name;
 	const EVP_MD *(*md)(void);

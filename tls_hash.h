@@ -39,7 +39,8 @@ bool tls_hash_digest(enum tls_hash hash, const struct tls_bytes *pieces, size_t 
 bool tls_hash_hmac(enum tls_hash hash, struct tls_bytes key, const struct tls_bytes *pieces,
 		   size_t count, uint8_t *out);
 
-/* Overwrites what the calling thread keeps of keys, and what is left of them below its stack. */
+/* Overwrites what the calling thread keeps of keys, and what is left of them on the stack below.
+ * What cannot be overwritten is freed, and the thread's queue of errors cleared. */
 void tls_hash_forget(void);
 
 /* Frees what the calling thread keeps. */

@@ -32,8 +32,9 @@ static __thread int calls, call_fails;
 static __thread int spare_calls, spare_call_fails;
 static __thread bool spare;
 
-static int failure;                           /* what it returns, if that is a number */
-static void (*add_error)(void) = raise_error; /* what it does before */
+/* What it returns, if that is a number, and what it does before. */
+static __attribute__((unused)) int failure;
+static void (*add_error)(void) = raise_error;
 
 static inline bool call_may_succeed(void)
 {

@@ -21,7 +21,6 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -1002,10 +1001,9 @@ static void cannot_forget(bool by_evp, enum tls_hash hash)
 		assert_int_equal(call_fails, 0);
 		assert_left(by_evp ? 0 : others, by_evp ? others : 0);
 		assert_no_keys();
-		ERR_clear_error();
+		assert_int_equal(ERR_peek_error(), 0);
 		assert_forget_calls(0);
 		assert_true(ask(hash, HMAC_SHORT_KEY));
-		count_anew();
 		assert_true(ask(hash, DIGEST));
 		assert_left(by_evp ? 0 : TLS_HASHES, by_evp ? TLS_HASHES : 0);
 		assert_forget_calls(CALLS_TO_FORGET);
@@ -1174,7 +1172,16 @@ static __attribute__((noinline)) bool stack_has_secret(uintptr_t top)
 	return found;
 }
 
-/* Who makes an HMAC here leaves the key there, too. */
+/* Where the handshake makes an HMAC is deeper than where its key is forgotten. */
+static __attribute__((noinline)) void use_secret_below(enum tls_hash hash)
+{
+	uint8_t room[1024] = {0};
+
+	__asm__ volatile("" : : "r"(room) : "memory");
+	use_secret(hash);
+	__asm__ volatile("" : : "r"(room) : "memory");
+}
+
 static void test_stack(void **state)
 {
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
@@ -1184,7 +1191,7 @@ static void test_stack(void **state)
 		hide_provider(by_evp);
 		begin();
 		for (int i = 0; i < 16; i++) {
-			use_secret((enum tls_hash)(i % TLS_HASHES));
+			use_secret_below((enum tls_hash)(i % TLS_HASHES));
 			assert_true(stack_has_secret(here));
 			tls_hash_forget();
 			assert_false(stack_has_secret(here));
