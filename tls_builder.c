@@ -287,6 +287,11 @@ static struct tls_domain *default_of(const struct tls_domain_set *set, enum tls_
 	return role == TLS_ROLE_SERVER ? set->server_default : set->client_default;
 }
 
+static void say_no_digest(const struct tls_domain *d, struct tls_report *report)
+{
+	tls_report_error(report, "%s: out of memory, or OpenSSL has no SHA-256", d->name);
+}
+
 static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d, X509 **shown,
 			     struct tls_report *report)
 {
@@ -315,7 +320,7 @@ static SSL_CTX *make_context(const struct builder *b, const struct tls_domain *d
 	if (tls_stamp_rules(b->source->dir, b->source->cfg, d->role, &d->settings, b->digests,
 			    rules))
 		return tls_context_new(&input, report);
-	tls_report_error(report, "out of memory");
+	say_no_digest(d, report);
 	return NULL;
 }
 
@@ -353,7 +358,7 @@ static void build_material(struct builder *b, struct tls_domain *d, struct tls_r
 	SSL_CTX *ctx;
 
 	if (!tls_stamp_settings(b->source->dir, d->name, &d->settings, stamp, &settled)) {
-		tls_report_error(report, "out of memory");
+		say_no_digest(d, report);
 		return;
 	}
 	if (before && memcmp(before->material->stamp, stamp, TLS_STAMP_SIZE) == 0 &&
@@ -513,7 +518,8 @@ static void build_tickets(struct builder *b)
 		b->set->tickets = tls_ticket_keys_new();
 	free(path);
 	if (!b->set->tickets && b->report->errors == 0)
-		tls_report_error(b->report, "out of memory");
+		tls_report_error(b->report,
+				 "session tickets: out of memory, or OpenSSL has no AES-256-CBC");
 }
 
 static void build_set(struct builder *b)

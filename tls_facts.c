@@ -65,7 +65,9 @@ void tls_facts_tell(const struct tls_facts *facts, char *text, size_t size)
 {
 	const struct tls_offer *offer = facts->offer;
 
-	tls_text_add(text, size, " domain=\"%s\"%s", facts->domain, facts->bad_cert);
+	if (facts->domain)
+		tls_text_add(text, size, " domain=\"%s\"", facts->domain);
+	tls_text_add(text, size, "%s", facts->bad_cert);
 	if (facts->server_name[0])
 		tls_text_add(text, size, " sni=%s", facts->server_name);
 	tell_alert(text, size, " alert_sent=", facts->alert_sent);

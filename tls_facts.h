@@ -25,7 +25,7 @@ struct tls_offer {
 
 /* Borrows what it points to. */
 struct tls_facts {
-	const char *domain;   /* its name */
+	const char *domain;   /* its name; NULL: it has none */
 	const char *bad_cert; /* fields about the peer's certificate, each after a space, or "" */
 	const char *server_name;        /* or "" */
 	int alert_sent, alert_received; /* or -1 */

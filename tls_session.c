@@ -46,6 +46,7 @@ struct tls_session {
 	struct tls_traffic traffic;
 	char server_name[TLS_SESSION_NAME];
 	struct tls_offer offer;
+	bool has_domain;          /* false: the domain is only one to begin with */
 	bool no_domain;           /* no section fits what the client asks for */
 	bool mistaken;            /* OpenSSL expects another Finished than was foretold */
 	bool takes_tickets;       /* TLS 1.3: the client says how it would resume a session */
@@ -239,6 +240,7 @@ static bool switch_context(SSL *ssl, SSL_CTX *ctx)
 static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
 {
 	s->domain = domain;
+	s->has_domain = true;
 	return SSL_get_SSL_CTX(s->ssl) == domain->ctx ||
 	       (switch_context(s->ssl, domain->ctx) && tls_context_enter(s->ssl, domain->ctx));
 }
@@ -325,6 +327,7 @@ static bool session_start(struct tls_session *s, const struct tls_session_setup 
 						    s->server_name);
 	if (!s->domain)
 		return false;
+	s->has_domain = !server || s->set->server_default;
 	s->ssl = SSL_new(server ? s->set->server_begin->ctx : s->domain->ctx);
 	s->in = BIO_new(BIO_s_mem());
 	s->out = BIO_new(BIO_s_mem());
@@ -423,7 +426,7 @@ static const char *failure_reason(struct tls_session *s, int ssl_error, enum tls
 static void session_tell(const struct tls_session *s, char *text)
 {
 	struct tls_facts facts = {
-		.domain = s->domain->name,
+		.domain = s->has_domain ? s->domain->name : NULL,
 		.bad_cert = s->bad_cert,
 		.server_name = s->server_name,
 		.alert_sent = s->alert_sent,

@@ -260,7 +260,8 @@ struct tls_ticket_keys *tls_ticket_keys_read(const char *path, struct tls_report
 	FILE *file = open_content(&content, path, report);
 
 	if (!keys)
-		tls_report_error(report, "out of memory");
+		tls_report_error(report, "session_ticket_keys: out of memory, or OpenSSL has no "
+					 "AES-256-CBC");
 	if (file && keys) {
 		read_lines(keys, file, path, report);
 		if (report->errors == errors && keys->count == 0)

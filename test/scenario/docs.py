@@ -59,13 +59,15 @@ def blocks(path: Path, kind: str = "") -> list[Block]:
 
 
 def readme_blocks() -> list[Block]:
-    """The blocks of README that are for SER's configuration."""
+    """The blocks of README that are for SER's configuration, or tls.cfg."""
     text = (TOP / "README").read_text(encoding="utf-8")
     found = []
     for match in re.finditer(r"(?:^\t.*\n|^\n(?=\t))+", text, re.M):
-        if re.search(r"^\t(modparam|loadmodule)", match[0], re.M):
+        kind = re.search(r"^\t(?:(modparam|loadmodule)|\[)", match[0], re.M)
+        if kind:
             line = text.count("\n", 0, match.start()) + 1
-            found.append(Block("README", line, "", "ser.cfg", "", re.sub(r"^\t", "", match[0], flags=re.M)))
+            text_of = re.sub(r"^\t", "", match[0], flags=re.M)
+            found.append(Block("README", line, "", "ser.cfg" if kind[1] else "tls.cfg", "", text_of))
     return found
 
 

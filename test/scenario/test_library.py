@@ -101,6 +101,18 @@ def shim(tmp_path_factory):
     return build
 
 
+# A library that is left with no algorithm.
+BASE_ONLY = """\
+openssl_conf = start
+[start]
+providers = providers
+[providers]
+base = base
+[base]
+activate = 1
+"""
+
+
 def test_what_is_worked_around_is_told(pool, certs):
     ser = pool.fresh(tls=certs.server_params()).start()
     line = ser.wait_log(r"NOTICE.*tls: OpenSSL [0-9.]+ .*, workarounds: (.*)$")[1]
@@ -153,6 +165,16 @@ def test_a_library_that_lacks_a_cipher_is_refused(pool, certs, shim):
     ser.wait_log(r"WARNING.*lacks AES-128-GCM.*tls_force_run is set")
     with TlsClient(ser.tls_port, certs.client_context()) as client:
         assert client.ask().status == 200
+
+
+def test_a_library_without_any_digest(pool, certs, tmp_path):
+    """What openssl.cnf leaves is not enough, forced or not."""
+    conf = tmp_path / "openssl.cnf"
+    conf.write_text(BASE_ONLY)
+    tmp_path.chmod(0o755)
+    for force, told in ((0, r"ERROR.*lacks .*tls_force_run"), (1, r"ERROR.*, or OpenSSL has no AES-256-CBC")):
+        ser = pool.fresh(tls=certs.server_params(tls_force_run=force), env={"OPENSSL_CONF": str(conf)})
+        assert re.search(told, log := ser.start_failure()), log
 
 
 def test_a_library_without_chacha20_will_do(pool, certs, shim):
