@@ -136,9 +136,8 @@ static struct tls_domain *look_up(const struct tls_domain_set *set, const char *
 {
 	char key[KEY_SIZE];
 
-	/* Default sections have no keys, and many installations have no others. */
-	if (set->key_count == 0 || snprintf(key, sizeof(key), "%s|%s%s%s", kind, address,
-					    address[0] ? "|" : "", name) >= (int)sizeof(key))
+	if (snprintf(key, sizeof(key), "%s|%s%s%s", kind, address, address[0] ? "|" : "", name) >=
+	    (int)sizeof(key))
 		return NULL;
 	lower(key);
 	return tls_map_get(set->index, key);
@@ -170,28 +169,38 @@ static void address_keys(const struct tls_address *a, char keys[2][TLS_ADDRESS_T
 	tls_address_text(&any_port, keys[1]);
 }
 
+/* By address and name; *by_name tells whether the name has decided. */
+static struct tls_domain *search_server(const struct tls_domain_set *set,
+					const struct tls_address *local, const char *name,
+					bool *by_name)
+{
+	char keys[2][TLS_ADDRESS_TEXT];
+	struct tls_domain *d = NULL;
+
+	address_keys(local, keys);
+	for (int i = 0; i < 2 && name && !d; i++)
+		d = look_up_name(set, "s", keys[i], name);
+	*by_name = d != NULL;
+	for (int i = 0; i < 2 && !d; i++)
+		d = look_up(set, "s", keys[i], "");
+	if (!d && name && (d = look_up_name(set, "s", "any", name)))
+		*by_name = true;
+	return d;
+}
+
 const struct tls_domain *tls_domain_find_server(const struct tls_domain_set *set,
 						const struct tls_address *local, const char *name,
 						bool *unknown_name)
 {
-	char keys[2][TLS_ADDRESS_TEXT] = {"", ""};
 	struct tls_domain *d = NULL;
+	bool by_name = false;
 
-	*unknown_name = false;
-	if (set->key_count > 0)
-		address_keys(local, keys);
-	for (int i = 0; i < 2 && name && !d; i++)
-		d = look_up_name(set, "s", keys[i], name);
-	if (d)
-		return d;
-	for (int i = 0; i < 2 && !d; i++)
-		d = look_up(set, "s", keys[i], "");
-	if (!d && name && (d = look_up_name(set, "s", "any", name)))
-		return d;
+	if (set->key_count > 0) /* default sections have no keys, and often there are no others */
+		d = search_server(set, local, name, &by_name);
 	if (!d)
 		d = set->server_default;
 	*unknown_name =
-		name && d && d->settings.refuse_unknown_name &&
+		!by_name && name && d && d->settings.refuse_unknown_name &&
 		(!d->settings.server_name || strcasecmp(d->settings.server_name, name) != 0);
 	return *unknown_name ? NULL : d;
 }

@@ -38,7 +38,7 @@ struct tls_session {
 	BIO *in, *out;             /* owned by ssl */
 	struct tls_session_io *io; /* while it runs, else NULL */
 	struct tls_domain_set *set;
-	const struct tls_domain *domain;
+	const struct tls_domain *domain; /* NULL: none is found yet, and there is no default */
 	struct tls_address local;
 	enum tls_role role;
 	bool done;
@@ -46,7 +46,6 @@ struct tls_session {
 	struct tls_traffic traffic;
 	char server_name[TLS_SESSION_NAME];
 	struct tls_offer offer;
-	bool has_domain;          /* false: the domain is only one to begin with */
 	bool no_domain;           /* no section fits what the client asks for */
 	bool mistaken;            /* OpenSSL expects another Finished than was foretold */
 	bool takes_tickets;       /* TLS 1.3: the client says how it would resume a session */
@@ -240,7 +239,6 @@ static bool switch_context(SSL *ssl, SSL_CTX *ctx)
 static bool enter_domain(struct tls_session *s, const struct tls_domain *domain)
 {
 	s->domain = domain;
-	s->has_domain = true;
 	return SSL_get_SSL_CTX(s->ssl) == domain->ctx ||
 	       (switch_context(s->ssl, domain->ctx) && tls_context_enter(s->ssl, domain->ctx));
 }
@@ -290,12 +288,6 @@ void tls_session_prepare(SSL_CTX *ctx, bool keylog)
 	tls_resume_prepare(ctx);
 }
 
-/* What an accepted connection belongs to until its ClientHello tells. */
-static const struct tls_domain *first_domain(const struct tls_domain_set *set)
-{
-	return set->server_default ? set->server_default : set->server_begin;
-}
-
 static bool is_ip_address(const char *name)
 {
 	uint8_t ip[16];
@@ -318,17 +310,19 @@ static bool start_client(struct tls_session *s)
 static bool session_start(struct tls_session *s, const struct tls_session_setup *setup)
 {
 	bool server = s->role == TLS_ROLE_SERVER;
+	const struct tls_domain *begin;
 
 	if (!server)
 		take_name(s, setup->server_name,
 			  strnlen(setup->server_name, sizeof(s->server_name) - 1));
-	s->domain = server ? first_domain(s->set)
+	/* A server's is the default until the ClientHello tells. */
+	s->domain = server ? s->set->server_default
 			   : tls_domain_find_client(s->set, setup->server_id, &setup->remote,
 						    s->server_name);
-	if (!s->domain)
+	begin = server ? s->set->server_begin : s->domain;
+	if (!begin)
 		return false;
-	s->has_domain = !server || s->set->server_default;
-	s->ssl = SSL_new(server ? s->set->server_begin->ctx : s->domain->ctx);
+	s->ssl = SSL_new(begin->ctx);
 	s->in = BIO_new(BIO_s_mem());
 	s->out = BIO_new(BIO_s_mem());
 	if (!s->ssl || !s->in || !s->out || !SSL_set_ex_data(s->ssl, session_index, s) ||
@@ -426,7 +420,7 @@ static const char *failure_reason(struct tls_session *s, int ssl_error, enum tls
 static void session_tell(const struct tls_session *s, char *text)
 {
 	struct tls_facts facts = {
-		.domain = s->has_domain ? s->domain->name : NULL,
+		.domain = s->domain ? s->domain->name : NULL,
 		.bad_cert = s->bad_cert,
 		.server_name = s->server_name,
 		.alert_sent = s->alert_sent,

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * Which memory of the module's own has secrets, until they are wiped there: a stand-in for
- * OPENSSL_cleanse(), found before it by calls of the program itself.
+ * OPENSSL_cleanse(), found before it by calls of the program itself; and the stack.
  */
 #ifndef TEST_UNIT_WIPED_H
 #define TEST_UNIT_WIPED_H
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #define EXPOSED_MAX 16
 
@@ -50,6 +53,19 @@ __attribute__((visibility("hidden"))) void OPENSSL_cleanse(void *at, size_t len)
 		if (exposed[i].at >= from && exposed[i].at + exposed[i].len <= from + len)
 			exposed[i].at = NULL;
 	real(at, len);
+}
+
+#define STACK 16384
+
+/* A copy of the stack below that address, in memory that is no stack. */
+__attribute__((noinline, unused)) static uint8_t *stack_below(uintptr_t top)
+{
+	static uint8_t stack[STACK];
+	int memory = open("/proc/self/mem", O_RDONLY);
+
+	assert_int_equal(pread(memory, stack, STACK, (off_t)(top - STACK)), STACK);
+	close(memory);
+	return stack;
 }
 
 #endif
